@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from openwork.artifacts import Card, Check, load_card, load_tensors, read_json, save_tensors, write_atomically
+from openwork.errors import UserError
+
+
+def test_tensors_and_header_come_back(tmp_path):
+    tensors = {"a": torch.randn(3, 4), "b": torch.arange(5)}
+    save_tensors(tmp_path / "x", tensors, {"note": ["ä", 1]}, "thing")
+    loaded, header = load_tensors(tmp_path / "x", "thing")
+    assert header["note"] == ["ä", 1]
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    save_tensors(tmp_path / "x", {}, {}, "means")
+    with pytest.raises(UserError, match="holds a means, not a circuit"):
+        load_tensors(tmp_path / "x", "circuit")
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9, 0.999])
+def test_every_flipped_bit_is_refused(tmp_path, place):
+    path = tmp_path / "x"
+    save_tensors(path, {"a": torch.randn(50)}, {"note": "n" * 50}, "thing")
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="whole|altered|holds a"):
+        load_tensors(path, "thing")
+
+
+@pytest.mark.parametrize("length", [0, 5, 40, 300])
+def test_a_truncated_file_is_refused(tmp_path, length):
+    path = tmp_path / "x"
+    save_tensors(path, {"a": torch.randn(50)}, {}, "thing")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match="no whole thing file"):
+        load_tensors(path, "thing")
+
+
+def test_a_huge_header_length_is_refused_without_reading_it(tmp_path):
+    (tmp_path / "x").write_bytes((10 * 2**30).to_bytes(8, "little") + b"{}")
+    with pytest.raises(UserError, match="no whole thing file"):
+        load_tensors(tmp_path / "x", "thing")
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("openwork.artifacts.FORMAT_VERSION", 99)
+    save_tensors(tmp_path / "x", {}, {}, "thing")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="format 99"):
+        load_tensors(tmp_path / "x", "thing")
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_atomically(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_that_is_damaged_or_no_object_is_named(tmp_path):
+    for text, says in (("{", "is damaged"), ("[1]", "holds no JSON object")):
+        (tmp_path / "c.json").write_text(text)
+        with pytest.raises(UserError, match=says):
+            read_json(tmp_path / "c.json", "card")
+
+
+def test_a_card_comes_back_and_tells_whether_it_passed(tmp_path):
+    check = Check("necessity", "?", 0.9, "nats", 0.1, "random", ">= 0.5", True, {"random": [0.1]})
+    card = Card("m" * 64, "task", "t" * 64, 3, 2, 0, (check,))
+    card.save(tmp_path / "card.json")
+    assert load_card(tmp_path / "card.json") == card
+    assert card.passed
+    (tmp_path / "bad.json").write_text('{"kind": "card"}')
+    with pytest.raises(UserError, match="lacks something"):
+        load_card(tmp_path / "bad.json")
