@@ -1,0 +1,71 @@
+"""Attention with a sink, exact, through PyTorch's fused kernel, without a T x T mask or pattern in memory.
+
+The sink is one more key whose value is zero: with s = scores and b = the sink's logit,
+
+    y = sum_j exp(s_j) v_j / (exp(b) + sum_j exp(s_j)) = sigmoid(logsumexp(s) - b) * attention(q, k, v)
+
+The fused kernel also returns logsumexp(s). Handed the output and the logsumexp *with* the sink, its own backward pass gives the
+exact gradients of q, k and v; the sink's is -p_sink * sum(dy * y). Where that kernel is missing, the sink is an extra key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
+    """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none."""
+    batch, length, width = q.shape
+    q_BHTK, k_BHTK, v_BHTK = (x.view(batch, length, -1, d_head).transpose(1, 2) for x in (q, k, v))
+    if sink is None:
+        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+    elif q.device.type == "cpu" and q.dtype == torch.float32:
+        y_BHTK = _SinkAttention.apply(q_BHTK, k_BHTK, v_BHTK, sink)
+    else:
+        y_BHTK = _extra_key_attention(q_BHTK, k_BHTK, v_BHTK, sink)
+    return y_BHTK.transpose(1, 2).reshape(batch, length, width)
+
+
+class _SinkAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+        y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        lse_with_sink = torch.logaddexp(lse, sink[:, None])
+        y = y * torch.exp(lse - lse_with_sink)[..., None]
+        ctx.save_for_backward(q, k, v, sink, y, lse_with_sink)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # pyright: ignore
+        q, k, v, sink, y, lse = ctx.saved_tensors
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        dq, dk, dv = backward(dy, q, k, v, y, lse, 0.0, True)
+        p_sink = torch.exp(sink[:, None] - lse)
+        return dq, dk, dv, -(p_sink * (dy * y).sum(-1)).sum((0, 2))
+
+
+def _extra_key_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+    """The sink as key 0: one more channel carries its logit, and a first query, dropped, keeps the causal mask square."""
+    d_head = q.shape[-1]
+    marker = F.one_hot(torch.tensor(d_head, device=q.device), d_head + 1).to(q)
+    sink_key = sink.to(q)[:, None, None] * d_head**0.5 * marker
+    q, k, v = (F.pad(x, (0, 1, 1, 0)) for x in (q, k, v))
+    k = k + F.pad(sink_key, (0, 0, 0, k.shape[-2] - 1))
+    y = F.scaled_dot_product_attention(q + marker, k, v, is_causal=True, scale=d_head**-0.5)
+    return y[..., 1:, :d_head]
+
+
+def attention_pattern(q: Tensor, k: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
+    """The pattern itself, (batch, head, query, key), for reading: it costs T x T memory per head."""
+    batch, length, _ = q.shape
+    q_BHTK, k_BHTK = (x.view(batch, length, -1, d_head).transpose(1, 2) for x in (q, k))
+    scores = q_BHTK @ k_BHTK.transpose(-1, -2) * d_head**-0.5
+    scores = scores.masked_fill(torch.ones(length, length, device=q.device).triu(1).bool(), -torch.inf)
+    if sink is None:
+        return scores.softmax(-1)
+    with_sink = torch.cat([sink[:, None, None].expand(batch, -1, length, 1), scores], dim=-1)
+    return with_sink.softmax(-1)[..., 1:]

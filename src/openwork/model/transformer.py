@@ -1,0 +1,294 @@
+"""The transformer of the weight-sparse method (paper, A.1): GPT-2 style, pre-norm, with sparse activations.
+
+One batch of tokens goes through `Transformer.run` from top to bottom. At every site it passes through ``at(site, x)``, the
+one door at which activations are recorded, ablated, gated or steered. This file knows nothing of sparse weights: it builds
+plain linear layers, and `openwork.sparsity` decides which of their entries are zero.
+
+Shapes: B batch, T position, D d_model, V d_vocab.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openwork.artifacts import Edit, tensors_hash
+from openwork.errors import UserError
+from openwork.kernels import abs_topk
+from openwork.model.attention import attend, attention_pattern
+from openwork.model.sites import NODE_SITES, check_sites
+
+if TYPE_CHECKING:
+    from openwork.corpus import Tokenizer
+
+At = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The wiring of a `Transformer`. Defaults are the paper's, at a size for a laptop."""
+
+    n_layers: int = 2
+    d_model: int = 256
+    d_head: int = 16
+    n_heads: int = 0
+    """Heads per layer; d_model / d_head if 0."""
+    d_mlp: int = 0
+    """Neurons per MLP; 4 d_model if 0."""
+    n_ctx: int = 256
+    """Longest context, in tokens."""
+    d_vocab: int = 2048
+    activation_fraction: float = 0.25
+    """AbsTopK keeps this fraction of the channels at `sparse_sites`; 1 turns it off."""
+    sparse_sites: tuple[str, ...] = NODE_SITES
+    sink: bool = True
+    """One learned logit per head that joins the softmax's denominator only."""
+    bigram: Literal["off", "counted", "learned"] = "off"
+    """A dense (V, V) table whose row of the last token is added to the logits: none, a fixed one, or a trained one."""
+    positions: Literal["none", "learned", "concatenated"] = "none"
+    """Learned positions: none, added to the embedding, or concatenated to what each block reads."""
+    d_position: int = 16
+    """Channels of concatenated positions."""
+    norm: Literal["rms", "layer"] = "rms"
+    activation: Literal["gelu", "relu"] = "gelu"
+    residual_activation: Literal["identity", "relu"] = "identity"
+    """Applied to the residual stream after each block's two writes."""
+    tied: bool = False
+    """Whether the unembedding is the embedding."""
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "d_mlp", self.d_mlp or 4 * self.d_model)
+        sizes = ("n_layers", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "d_position")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_heads == 0:
+            if self.d_model % self.d_head:
+                raise UserError(
+                    f"model.d_model {self.d_model} is not divisible by model.d_head {self.d_head}; "
+                    "change one of them, or give model.n_heads"
+                )
+            object.__setattr__(self, "n_heads", self.d_model // self.d_head)
+        if not 0 < self.activation_fraction <= 1:
+            raise UserError(f"model.activation_fraction is {self.activation_fraction}; it must lie in (0, 1]")
+        for site in self.sparse_sites:
+            if site not in NODE_SITES:
+                raise UserError(f"model.sparse_sites has {site!r}; choose among {', '.join(NODE_SITES)}")
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last axis."""
+
+    def __init__(self, width: int, kind: Literal["rms", "layer"], bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if kind == "layer" and bias else None
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "rms":
+            return F.rms_norm(x, self.weight.shape, self.weight)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with an optional sink (paper, A.1)."""
+
+    def __init__(self, config: ModelConfig, d_in: int) -> None:
+        super().__init__()
+        self.d_head, self.sparse = config.d_head, Sparse(config)
+        width = config.n_heads * config.d_head
+        self.q = nn.Linear(d_in, width, bias=config.bias)
+        self.k = nn.Linear(d_in, width, bias=config.bias)
+        self.v = nn.Linear(d_in, width, bias=config.bias)
+        self.out = nn.Linear(width, config.d_model, bias=config.bias)
+        self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
+
+    def forward(self, x: Tensor, at: At) -> Tensor:
+        q = at("attn.q", self.sparse("attn.q", self.q(x)))
+        k = at("attn.k", self.sparse("attn.k", self.k(x)))
+        v = at("attn.v", self.sparse("attn.v", self.v(x)))
+        y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
+        return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
+
+
+class MLP(nn.Module):
+    """Two linear maps around a nonlinearity; its neurons are the nodes ``mlp.post_act``."""
+
+    def __init__(self, config: ModelConfig, d_in: int) -> None:
+        super().__init__()
+        self.sparse, self.nonlinearity = Sparse(config), F.gelu if config.activation == "gelu" else F.relu
+        self.up = nn.Linear(d_in, config.d_mlp, bias=config.bias)
+        self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor, at: At) -> Tensor:
+        neurons = at("mlp.post_act", self.sparse("mlp.post_act", self.nonlinearity(self.up(x))))
+        return at("mlp.resid_delta", self.sparse("mlp.resid_delta", self.down(neurons)))
+
+
+class Sparse:
+    """AbsTopK at the sites that the config names: keeps the largest magnitudes of each position (paper, A.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.fraction = config.activation_fraction
+        self.sites = frozenset(config.sparse_sites) if config.activation_fraction < 1 else frozenset()
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        return abs_topk(x, max(1, round(x.shape[-1] * self.fraction))) if site in self.sites else x
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each reading the normalised residual stream and writing back into it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_in = config.d_model + (config.d_position if config.positions == "concatenated" else 0)
+        self.sparse, self.relu = Sparse(config), config.residual_activation == "relu"
+        self.attn_norm = Norm(config.d_model, config.norm, config.bias)
+        self.attn = Attention(config, d_in)
+        self.mlp_norm = Norm(config.d_model, config.norm, config.bias)
+        self.mlp = MLP(config, d_in)
+        self.position_norms = (
+            nn.ModuleList(Norm(config.d_position, config.norm, config.bias) for _ in range(2))
+            if config.positions == "concatenated"
+            else None
+        )
+
+    def forward(self, x: Tensor, at: At, position: Tensor | None) -> Tensor:
+        x = at("resid_in", x)
+        read = at("attn.act_in", self.sparse("attn.act_in", self.attn_norm(x)))
+        x = self._write(x, self.attn(self._with_position(read, position, 0), at))
+        x = at("resid_mid", x)
+        read = at("mlp.act_in", self.sparse("mlp.act_in", self.mlp_norm(x)))
+        return self._write(x, self.mlp(self._with_position(read, position, 1), at))
+
+    def _write(self, x: Tensor, delta: Tensor) -> Tensor:
+        return F.relu(x + delta) if self.relu else x + delta
+
+    def _with_position(self, read: Tensor, position: Tensor | None, which: int) -> Tensor:
+        if self.position_norms is None or position is None:
+            return read
+        return torch.cat([read, self.position_norms[which](position).expand(*read.shape[:-1], -1)], dim=-1)
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer; ``model(tokens)`` are its logits, ``model.run`` the door to its activations."""
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer: Tokenizer | None = None
+        self.means: dict[str, Tensor] = {}
+        """Mean activation (width,) of each node site over the training corpus, once computed."""
+        self.embed = nn.Embedding(config.d_vocab, config.d_model)
+        if config.positions != "none":
+            width = config.d_model if config.positions == "learned" else config.d_position
+            self.position = nn.Parameter(torch.empty(config.n_ctx, width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = Norm(config.d_model, config.norm, config.bias)
+        self.unembed = nn.Linear(config.d_model, config.d_vocab, bias=config.bias)
+        if config.tied:
+            self.unembed.weight = self.embed.weight
+        if config.bigram != "off":
+            table = torch.zeros(config.d_vocab, config.d_vocab)
+            self.bigram = nn.Parameter(table, requires_grad=config.bigram == "learned")
+        self._initialise(seed)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """Linear weights normal with variance 1 / inputs, the writes into the residual stream smaller by
+        sqrt(2 n_layers); embeddings normal, 0.1; biases, sinks and bigram table zero; norms one."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name in ("embed.weight", "position"):
+                parameter.normal_(0, 0.1, generator=generator)
+            elif parameter.dim() == 2 and name != "bigram":
+                writes = name.endswith(("out.weight", "down.weight"))
+                scale = (2 * self.config.n_layers) ** -0.5 if writes else 1.0
+                parameter.normal_(0, scale * parameter.shape[1] ** -0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, V), float32, of tokens (B, T), int64."""
+        return self._logits(tokens, lambda site, x: x)
+
+    def run(
+        self, tokens: Tensor, record: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and recorded activations of one forward pass.
+
+        Args:
+            tokens: (B, T) int64.
+            record: sites to return; what is recorded is what flows on, edits included.
+            edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
+
+        Returns:
+            logits (B, T, V) and, for each recorded site, its activations (B, T, width).
+
+        Raises:
+            UserError: a site that the model does not have, or more tokens than the context holds.
+        """
+        edits = edit or {}
+        check_sites([*record, *edits], self.config)
+        wanted, recorded = frozenset(record), {}
+
+        def at(site: str, x: Tensor) -> Tensor:
+            if site in edits:
+                x = edits[site](x)
+            if site in wanted:
+                recorded[site] = x
+            return x
+
+        return self._logits(tokens, at), recorded
+
+    def _logits(self, tokens: Tensor, at: At) -> Tensor:
+        length = tokens.shape[-1]
+        if length > self.config.n_ctx:
+            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
+        x = self.embed(tokens)
+        position = None
+        if self.config.positions == "learned":
+            x = x + self.position[:length]
+        elif self.config.positions == "concatenated":
+            position = self.position[:length]
+        for layer, block in enumerate(self.blocks):
+            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
+        logits = self.unembed(self.final_norm(at("final_resid", x)))
+        return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
+
+    def attention_pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
+        """Attention (B, head, query, key) of `layer` for q and k (B, T, width); a sink takes what rows lack to 1."""
+        attention = cast(Attention, self.blocks[layer].attn)
+        return attention_pattern(q, k, self.config.d_head, attention.sink)
+
+    @torch.no_grad()
+    def generate(self, prompt: str, n_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> str:
+        """`prompt` and `n_tokens` more tokens (fewer if the text ends), as text; the likeliest ones at temperature 0."""
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer; load it with openwork.load_model")
+        device = self.embed.weight.device
+        generator = torch.Generator(device).manual_seed(seed)
+        start = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt)]
+        tokens = torch.tensor(start, device=device)
+        for _ in range(n_tokens):
+            logits = self(tokens[None, -self.config.n_ctx :])[0, -1]
+            likely = torch.softmax(logits / temperature, -1) if temperature > 0 else None
+            new = logits.argmax() if likely is None else torch.multinomial(likely, 1, generator=generator)[0]
+            if int(new) == self.tokenizer.end_of_text:
+                break
+            tokens = torch.cat([tokens, new[None]])
+        return prompt + self.tokenizer.decode(tokens[len(start) :].tolist())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the config, the weights and the tokenizer: the identity of the model."""
+        about = json.dumps(asdict(self.config), sort_keys=True) + (self.tokenizer.hash if self.tokenizer else "")
+        return tensors_hash({**self.state_dict(), about: torch.zeros(0)})

@@ -1,0 +1,126 @@
+"""A Model is a directory; here it is saved, loaded, and found by name.
+
+config.json           wiring, hash, and what it was trained with
+weights.safetensors   for each sparse matrix the kept indices and values, never a dense matrix of zeros
+tokenizer.json        the tokenizer
+means.safetensors     mean activation of every node over the training corpus, once computed
+metrics.jsonl, README.md, ...   written by training
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
+from openwork.config import from_dict
+from openwork.corpus import Tokenizer
+from openwork.errors import UserError
+from openwork.model import ModelConfig, Transformer, node_sites
+
+SPARSE_BELOW = 0.4
+"""A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
+
+
+def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | None = None) -> None:
+    """Write `model` as a Model directory; `about` (training config, what was measured) goes into its config.json.
+
+    config.json is written last and names the hash of the weights, so that a directory from two saves is refused.
+    """
+    path = Path(path)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
+    packed, shapes = pack(weights)
+    save_tensors(path / "weights.safetensors", packed, {"shapes": shapes}, "weights")
+    if model.tokenizer is not None:
+        model.tokenizer.save(path / "tokenizer.json")
+    if model.means:
+        save_means(model, path)
+    content = {"format_version": FORMAT_VERSION, "kind": "model", "hash": model.hash, "model": asdict(model.config)}
+    write_atomically(path / "config.json", json.dumps({**content, "about": about or {}}, indent=2) + "\n")
+
+
+def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
+    """The Model in the directory `path`, in eval mode, with its tokenizer and, if they were computed, its means.
+
+    Raises:
+        UserError: no Model there, a damaged file, or files that do not belong together.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
+    content = read_json(path / "config.json", "model config")
+    if content.get("kind") != "model" or content.get("format_version", 0) > FORMAT_VERSION:
+        raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
+    model = Transformer(from_dict(ModelConfig, content["model"], "model."))
+    packed, header = load_tensors(path / "weights.safetensors", "weights")
+    _set_weights(model, unpack(packed, header["shapes"]), path)
+    if (path / "tokenizer.json").is_file():
+        model.tokenizer = Tokenizer.load(path / "tokenizer.json")
+        if model.tokenizer.d_vocab > model.config.d_vocab:
+            raise UserError(
+                f"the tokenizer in {path} has {model.tokenizer.d_vocab} tokens, the model {model.config.d_vocab}; "
+                "put back the model's own tokenizer.json"
+            )
+    if model.hash != content.get("hash"):
+        raise UserError(
+            f"the files in {path} do not belong together: their hash is {model.hash[:12]}, config.json says "
+            f"{str(content.get('hash'))[:12]} (a tokenizer or weights of another model?); restore them"
+        )
+    if (path / "means.safetensors").is_file():
+        model.means = load_means(model, path)
+    return model.eval().to(device)
+
+
+def save_means(model: Transformer, path: str | Path) -> None:
+    """Keep ``model.means`` with the Model directory `path`."""
+    save_tensors(Path(path) / "means.safetensors", model.means, {"model_hash": model.hash}, "means")
+
+
+def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
+    """The means kept in the Model directory `path`; none if they are another model's."""
+    means, header = load_tensors(path / "means.safetensors", "means")
+    return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
+
+
+def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Each sparse tensor as ``name.indices`` (int32, into the flat tensor) and ``name.values``, the others as they are;
+    with the shapes of the sparse ones."""
+    packed, shapes = {}, {}
+    for name, tensor in tensors.items():
+        indices = tensor.detach().cpu().reshape(-1).nonzero().squeeze(1)
+        if len(indices) < SPARSE_BELOW * tensor.numel():
+            packed[f"{name}.indices"] = indices.int()
+            packed[f"{name}.values"] = tensor.detach().cpu().reshape(-1)[indices]
+            shapes[name] = list(tensor.shape)
+        else:
+            packed[name] = tensor
+    return packed, shapes
+
+
+def unpack(packed: dict[str, Tensor], shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """The tensors that `pack` packed."""
+    dense = {name: tensor for name, tensor in packed.items() if name.rpartition(".")[0] not in shapes}
+    for name, shape in shapes.items():
+        flat = torch.zeros(shape, dtype=packed[f"{name}.values"].dtype).reshape(-1)
+        flat[packed[f"{name}.indices"].long()] = packed[f"{name}.values"]
+        dense[name] = flat.view(shape)
+    return dense
+
+
+def _is_tied_copy(model: Transformer, name: str) -> bool:
+    return model.config.tied and name == "unembed.weight"
+
+
+def _set_weights(model: Transformer, weights: dict[str, Tensor], path: Path) -> None:
+    if model.config.tied:
+        weights["unembed.weight"] = weights["embed.weight"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the weights in {path} do not fit its config.json: {reason}; restore the files") from error
