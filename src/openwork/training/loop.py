@@ -1,0 +1,270 @@
+"""The training loop: batch, loss, backward, scale, step, project, log (paper, 2.1 and A.2).
+
+A run writes a Model directory with its own state beside it:
+
+    OUT/config.json, weights.safetensors, tokenizer.json    the Model, written when training ends
+    OUT/metrics.jsonl, tensorboard/, training.png           what was measured
+    OUT/checkpoints/step-*.checkpoint                       the state to go on from
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from openwork.config import to_dict
+from openwork.corpus import Corpus
+from openwork.errors import UserError
+from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
+from openwork.models import save_model
+from openwork.sparsity import SparsityConfig, count_nonzero, density_at, learning_rate_at, project_, quotas
+from openwork.sparsity.optimizer import make_adam, scale_to_rms_one_
+from openwork.training.card import write_card
+from openwork.training.checkpoints import resume, save_checkpoint
+from openwork.training.metrics import (
+    MetricsLog,
+    dead_units,
+    next_token_loss,
+    plot_run,
+    validation_batches,
+    validation_loss,
+)
+
+MEANS_SEED = 1 << 32
+"""Seed of the batches that means are taken over, apart from those of training."""
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    tokens: int = 5_000_000
+    """Tokens to train on."""
+    batch_size: int = 16
+    """Sequences of n_ctx tokens per step."""
+    learning_rate: float = 1.28e-2
+    """Peak learning rate, as it is at the final density (see `openwork.sparsity.sharkfin`)."""
+    warmup: float = 0.01
+    """Fraction of training over which the learning rate rises."""
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 0.1
+    """Adam's epsilon; large, because gradients have RMS 1."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    validate_every: int = 100
+    """Steps between two validations."""
+    validation_tokens: int = 32_768
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "tokens",
+            "batch_size",
+            "learning_rate",
+            "validate_every",
+            "validation_tokens",
+            "checkpoint_every",
+        ):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"warmup is {self.warmup}; it must lie in [0, 1)")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.model.n_ctx
+
+    @property
+    def n_steps(self) -> int:
+        return math.ceil(self.tokens / self.tokens_per_step)
+
+
+class Interrupted(UserError):
+    """The run was asked to stop, has saved its state, and can be taken up again."""
+
+
+class Diverged(UserError):
+    """The loss or the gradient is no longer finite."""
+
+
+def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report = lambda line: None) -> Transformer:
+    """Train a model on `corpus` into the Model directory `out`, going on where an earlier run there was stopped.
+
+    `report` gets what each step measured. Ctrl-C and SIGTERM end the run cleanly after the step, with a checkpoint.
+
+    Raises:
+        UserError: corpus and config do not fit, or `out` holds a run with other settings.
+        Diverged: the loss or the gradient is not finite.
+        Interrupted: the run was asked to stop.
+    """
+    out, device = Path(out), pick_device(config.device)
+    _check_fit(corpus, config)
+    model = Transformer(config.model, seed=config.seed).to(device)
+    model.tokenizer = corpus.tokenizer
+    if config.model.bigram == "counted":
+        model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
+    optimizer = make_adam(model.named_parameters(), config.betas, config.eps, config.weight_decay)
+    about = {"config": _plain(config), "corpus": corpus.manifest.hash}
+    start = resume(out / "checkpoints", model, optimizer, about)
+    fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
+
+    with MetricsLog(out, start) as metrics, _stop_request() as stopping:
+        for step in range(start, config.n_steps):
+            began = time.perf_counter()
+            batch = corpus.batch("train", step, config.batch_size, config.model.n_ctx, config.seed).to(device)
+            line = train_step(model, optimizer, batch, step, config)
+            if not math.isfinite(line["loss"] + line["gradient_rms"]):
+                raise Diverged(_what_diverged(model, batch, step, out / "checkpoints"))
+            line["tokens_per_second"] = config.tokens_per_step / (time.perf_counter() - began)
+
+            done = step + 1
+            last = done == config.n_steps
+            if last or done % config.validate_every == 0:
+                line |= _validate(model, fixed)
+            metrics.write(done, line)
+            report({"step": done, "n_steps": config.n_steps, **line})
+            if last or stopping() or done % config.checkpoint_every == 0:
+                save_checkpoint(out / "checkpoints", done, model, optimizer, about)
+            if stopping() and not last:
+                raise Interrupted(f"stopped after step {done} of {config.n_steps}; the same command goes on from there")
+    plot_run(out)
+    model.means = corpus_means(model, corpus)
+    save_model(model, out, about={"training": _plain(config), "corpus": corpus.manifest.hash})
+    write_card(model, corpus, out)
+    return model.eval()
+
+
+def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) -> dict[str, Tensor]:
+    """Mean activation of every node over about `n_tokens` training tokens, always the same ones."""
+    batch_size = 16
+    n = max(1, n_tokens // (batch_size * model.config.n_ctx))
+    device = model.embed.weight.device
+    return mean_activations(
+        model,
+        (
+            corpus.batch("train", step, batch_size, model.config.n_ctx, MEANS_SEED)[:, :-1].to(device)
+            for step in range(n)
+        ),
+    )
+
+
+def train_step(
+    model: Transformer, optimizer: torch.optim.Optimizer, batch: Tensor, step: int, config: TrainConfig
+) -> dict[str, Any]:
+    """One step of the method on `batch` (batch, position + 1): loss, backward, scale, Adam, project.
+
+    Returns what it measured; if loss or gradient are not finite, weights and moments stay as they were.
+    """
+    progress = step / config.n_steps
+    density = density_at(progress, config.sparsity)
+    rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
+
+    with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
+        loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
+    loss.backward()
+    gradient_rms = scale_to_rms_one_([p.grad for p in model.parameters() if p.grad is not None])
+    if math.isfinite(loss.item() + gradient_rms):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        project_(quotas(model, config.sparsity, density))
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "tokens": (step + 1) * config.tokens_per_step,
+        "loss": loss.item(),
+        "learning_rate": rate,
+        "density": density,
+        "gradient_rms": gradient_rms,
+    }
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """`wanted`, or for "auto" a GPU where there is one; a `UserError` if "cuda" is wanted and there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is 'cuda', but PyTorch sees no GPU here; use --device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def count_bigrams(corpus: Corpus, d_vocab: int, smoothing: float = 0.1) -> Tensor:
+    """Log probabilities (d_vocab, d_vocab) of the next token given the last one, counted over the training tokens."""
+    tokens = torch.from_numpy(corpus.train.window(0, len(corpus.train)))
+    counts = torch.bincount(tokens[:-1] * d_vocab + tokens[1:], minlength=d_vocab * d_vocab)
+    table = counts.view(d_vocab, d_vocab).float() + smoothing
+    return (table / table.sum(1, keepdim=True)).log()
+
+
+def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
+    """Validation loss, L0 per parameter and in all, and dead units."""
+    l0 = count_nonzero(list(model.named_parameters()))
+    dead = dead_units(model, batches[0])
+    return {
+        "validation_loss": validation_loss(model, batches),
+        "l0": sum(l0.values()),
+        "l0_of": l0,
+        "dead_neurons": sum(n for name, n in dead.items() if name.endswith("neurons")),
+        "dead_qk_channels": sum(n for name, n in dead.items() if name.endswith("qk_channels")),
+        "dead_of": dead,
+    }
+
+
+def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
+    if corpus.tokenizer.d_vocab > config.model.d_vocab:
+        raise UserError(
+            f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has {corpus.tokenizer.d_vocab} tokens; "
+            f"set model.d_vocab={corpus.tokenizer.d_vocab}"
+        )
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The config as it reads back from JSON."""
+    return json.loads(json.dumps(to_dict(config)))
+
+
+@torch.no_grad()
+def _what_diverged(model: Transformer, batch: Tensor, step: int, checkpoints: Path) -> str:
+    """One line: the step, the first site whose activations are not finite, and the checkpoint to go back to."""
+    sites = all_sites(model.config)
+    logits, acts = model.run(batch[:, :-1], record=sites)
+    bad = [site for site in sites if not acts[site].isfinite().all()]
+    first = bad[0] if bad else "the gradient" if logits.isfinite().all() else "the logits"
+    kept = sorted(checkpoints.glob("step-*.checkpoint"))
+    return (
+        f"training diverged at step {step + 1}: the first values that are not finite are in {first}; "
+        f"the last good checkpoint is {kept[-1] if kept else 'none'}; lower learning_rate or raise warmup"
+    )
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Within, SIGINT and SIGTERM only set a flag, which the yielded function tells; a second SIGINT acts at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.training.killed_run import config
+
+from openwork.errors import UserError
+from openwork.model import ModelConfig, Transformer
+from openwork.models import load_model
+from openwork.sparsity import SparsityConfig
+from openwork.training import TrainConfig, read_metrics, train
+from openwork.training.loop import Diverged, count_bigrams, pick_device
+
+
+def test_training_learns_and_ends_exactly_sparse(tiny_corpus, tmp_path):
+    wanted = replace(config(), tokens=60 * 32)
+    model = train(tiny_corpus, wanted, tmp_path / "model")
+    lines = read_metrics(tmp_path / "model")
+    assert lines[-1]["validation_loss"] < lines[3]["validation_loss"] < math.log(300) + 0.3
+    up = model.blocks[0].mlp.up.weight
+    assert int((up != 0).sum()) == lines[-1]["l0_of"]["blocks.0.mlp.up.weight"] == round(up.numel() / 8)
+    assert (tmp_path / "model" / "training.png").stat().st_size > 1000
+    assert any((tmp_path / "model" / "tensorboard").iterdir())
+    assert set(lines[-1]) >= {
+        "loss",
+        "validation_loss",
+        "l0",
+        "dead_neurons",
+        "dead_qk_channels",
+        "gradient_rms",
+        "tokens_per_second",
+    }
+
+
+def test_density_one_trains_a_dense_model(tiny_corpus, tmp_path):
+    wanted = replace(config(), sparsity=SparsityConfig(density=1), tokens=64)
+    model = train(tiny_corpus, wanted, tmp_path / "model")
+    assert int((model.blocks[0].mlp.up.weight == 0).sum()) == 0
+
+
+def test_the_model_is_found_again_with_its_means_and_its_card(tiny_corpus, tmp_path):
+    model = train(tiny_corpus, replace(config(), tokens=64), tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    tokens = tiny_corpus.batch("validation", 0, 2, 8, 0)[:, :-1]
+    assert torch.equal(loaded(tokens), model(tokens))
+    assert loaded.means.keys() == model.means.keys() != set()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"{read_metrics(tmp_path / 'model')[-1]['validation_loss']:.3f}" in card
+
+
+@pytest.mark.parametrize(
+    ("spoil", "site"), [("blocks.0.mlp.up.weight", "0.mlp.post_act"), ("embed.weight", "0.resid_in")]
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_site(tiny_corpus, tmp_path, monkeypatch, spoil, site):
+    class Spoiled(Transformer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            with torch.no_grad():
+                self.get_parameter(spoil).fill_(float("nan"))
+
+    monkeypatch.setattr("openwork.training.loop.Transformer", Spoiled)
+    with pytest.raises(Diverged, match=f"step 1: .* are in {site}; the last good checkpoint is none"):
+        train(tiny_corpus, config(), tmp_path / "model")
+
+
+def test_an_infinite_gradient_leaves_the_weights_as_they_were(tiny_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("openwork.training.loop.scale_to_rms_one_", lambda gradients: float("inf"))
+    with pytest.raises(Diverged, match="are in the gradient"):
+        train(tiny_corpus, config(), tmp_path / "model")
+    assert not list((tmp_path / "model").glob("checkpoints/*"))
+
+
+def test_counted_bigrams_are_log_probabilities(tiny_corpus):
+    table = count_bigrams(tiny_corpus, 300, smoothing=0.1)
+    torch.testing.assert_close(table.exp().sum(1), torch.ones(300))
+    tokens = torch.from_numpy(tiny_corpus.train.window(0, len(tiny_corpus.train)))
+    first = int(tokens[0])
+    after = tokens[1:][tokens[:-1] == first]
+    expected = (int((after == tokens[1]).sum()) + 0.1) / (len(after) + 0.1 * 300)
+    assert float(table[first, tokens[1]].exp()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_does_not_fit_is_one_clear_line(tiny_corpus, tmp_path):
+    with pytest.raises(UserError, match="has 280 tokens; set model.d_vocab=280"):
+        train(
+            tiny_corpus,
+            replace(config(), model=ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=20)),
+            tmp_path,
+        )
+    with pytest.raises(UserError, match="n_ctx|context"):
+        too_long = ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=10**6, d_vocab=300)
+        train(tiny_corpus, replace(config(), model=too_long), tmp_path)
+    with pytest.raises(UserError, match="tokens is 0"):
+        TrainConfig(tokens=0)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            pick_device("cuda")

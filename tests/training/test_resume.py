@@ -1,0 +1,95 @@
+"""A run that was killed or stopped, and resumed, ends with the same bits as one that never stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.killed_run import config
+
+from openwork.corpus import Corpus
+from openwork.errors import UserError
+from openwork.models import load_model
+from openwork.training import read_metrics, train
+from openwork.training.loop import Interrupted
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_once(corpus: Path, out: Path, point: str, n: int) -> int:
+    command = [sys.executable, "-m", "tests.training.killed_run", str(corpus), str(out), point, str(n)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120).returncode
+
+
+@pytest.fixture(scope="module")
+def unstopped(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unstopped") / "model"
+    train(tiny_corpus, config(), out)
+    return out
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    ours, theirs = load_model(a), load_model(b)
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+    assert ours.hash == theirs.hash
+    timeless = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(a)]
+    assert timeless == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(b)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("point", "n"),
+    [
+        ("openwork.training.loop.train_step", 1),  # before anything was saved
+        ("openwork.training.loop.train_step", 5),  # between two checkpoints
+        ("openwork.training.loop.project_", 8),  # after the optimiser's step, before the projection
+        ("os.fsync", 2),  # half way through writing a checkpoint
+        ("openwork.training.loop.save_model", 1),  # trained to the end, the Model not yet written
+    ],
+)
+def test_killed_and_resumed_is_bit_identical(tiny_corpus, tmp_path, unstopped, point, n):
+    out = tmp_path / "model"
+    assert run_once(tiny_corpus.path, out, point, n) == -signal.SIGKILL
+    assert run_once(tiny_corpus.path, out, "none", 0) == 0
+    assert_same_run(out, unstopped)
+
+
+def test_asked_to_stop_it_ends_after_the_step_and_goes_on_from_there(tiny_corpus, tmp_path, unstopped):
+    out = tmp_path / "model"
+
+    def stop_at_5(line):
+        if line["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped after step 5 of 12"):
+        train(tiny_corpus, config(), out, stop_at_5)
+    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5]
+    steps = []
+    train(tiny_corpus, config(), out, lambda line: steps.append(line["step"]))
+    assert steps == list(range(6, 13))
+    assert_same_run(out, unstopped)
+
+
+def test_other_settings_or_another_corpus_are_refused(tiny_corpus, unstopped):
+    with pytest.raises(UserError, match=r"learning_rate: 0\.02, now 0\.03"):
+        train(tiny_corpus, replace(config(), learning_rate=0.03), unstopped)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, tmp_path, unstopped, caplog):
+    out = tmp_path / "model"
+    train(tiny_corpus, config(), out)
+    newest = sorted((out / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(tiny_corpus, config(), out)
+    assert newest.name in caplog.text
+    assert_same_run(out, unstopped)
+    for path in (out / "checkpoints").iterdir():
+        path.write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+        train(tiny_corpus, config(), out)
