@@ -1,0 +1,62 @@
+"""The card: every check of a circuit, beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from openwork.artifacts import Card, Circuit
+from openwork.errors import UserError
+from openwork.faithfulness import checks
+from openwork.faithfulness.controls import N_RANDOM, calibrated, random_circuits
+from openwork.model import Transformer
+from openwork.pruning import ablation_values
+from openwork.tasks import Task
+
+
+def verify(
+    circuit: Circuit,
+    task: Task,
+    *,
+    n_random: int = N_RANDOM,
+    n_pairs: int = 256,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda check: None,
+) -> Card:
+    """Ask of `circuit` whether it is sufficient and necessary, beside `n_random` random circuits of its size per site.
+
+    Random circuits are calibrated on the validation pairs, which favours them. `report` gets each check's name as it starts.
+
+    Raises:
+        UserError: the circuit has no model, or `task` is not its own.
+    """
+    if circuit.model is None:
+        raise UserError("this circuit has no model to run on; open it with load_circuit(path, model)")
+    circuit.loss(task)
+    model = cast(Transformer, circuit.model)
+    validation, held_out = task.pairs("validation", n_pairs), task.pairs("held_out", n_pairs)
+    other = "zero" if circuit.ablation == "mean" else "mean"
+    report("random circuits")
+    random = [calibrated(control, validation) for control in random_circuits(circuit, n_random, seed)]
+    asked = {
+        "sufficiency": lambda: checks.sufficiency(circuit, random, validation),
+        "held-out templates": lambda: checks.held_out(circuit, random, held_out),
+        "necessity": lambda: checks.necessity(circuit, random, validation),
+        "KL to the full model": lambda: checks.divergence(circuit, random, validation),
+    }
+    if other == "zero" or model.means:
+        values = ablation_values(model, other)
+        asked[f"{other} ablation"] = lambda: checks.other_ablation(circuit, random, validation, values, other)
+    answered = []
+    for name, check in asked.items():
+        report(name)
+        answered.append(check())
+    return Card(
+        model_hash=circuit.model_hash,
+        task=circuit.task,
+        task_hash=circuit.task_hash,
+        n_nodes=len(circuit.nodes),
+        n_edges=len(circuit.edges),
+        seed=seed,
+        checks=tuple(answered),
+    )
