@@ -1,4 +1,4 @@
-"""Builds the compiled kernels with the package; without a compiler the package installs all the same and runs on PyTorch alone."""
+"""Builds the compiled kernels with the package; without a compiler it installs all the same and uses PyTorch alone."""
 
 import runpy
 import sys
@@ -7,28 +7,29 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/openwork/kernels")
+KERNELS = "openwork/kernels"
 
 
 class BuildKernels(build_ext):
     """Calls openwork.kernels.build, the one place that knows how."""
 
-    def build_extension(self, ext: Extension) -> None:
-        recipe = runpy.run_path(str(KERNELS / "build.py"))
-        place = (Path.cwd() / KERNELS) if self.inplace else Path(self.build_lib).absolute() / "openwork/kernels"
+    def run(self) -> None:
+        source = Path(__file__).parent.absolute() / "src" / KERNELS
+        recipe = runpy.run_path(str(source / "build.py"))
+        in_place = self.inplace or getattr(self, "editable_mode", False)
         try:
-            recipe["build"](place)
+            recipe["build"](source if in_place else Path(self.build_lib).absolute() / KERNELS)
         except recipe["BuildFailed"] as error:
-            print(f"openwork: kernels not compiled, slower PyTorch ones are used: {error}", file=sys.stderr)
+            print(
+                f"openwork: the kernels were not compiled, slower PyTorch ones will be used: {error}", file=sys.stderr
+            )
 
     def get_outputs(self) -> list[str]:
         return []
 
-    def copy_extensions_to_source(self) -> None:
-        """Nothing to copy: in place, the library is built where it belongs."""
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
 
 
-setup(
-    ext_modules=[Extension("openwork.kernels._native", sources=[])],
-    cmdclass={"build_ext": BuildKernels},
-)
+# The extension has no sources of its own: it is named so that the wheel is known to hold compiled code.
+setup(ext_modules=[Extension("openwork.kernels._native", sources=[])], cmdclass={"build_ext": BuildKernels})

@@ -1,0 +1,60 @@
+// AbsTopK: each row keeps its k largest magnitudes (paper, A.1), forward and backward. The same in PyTorch: twins.py.
+//
+// Compiled once per instruction set, with VARIANT naming it; dispatch.cpp calls the best that the processor has.
+#include "parallel.h"
+#include "threshold.h"
+#include "variant.h"
+
+namespace {
+
+// Enough elements for a thread to be worth waking.
+constexpr int64_t PART = 16384;
+
+inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / d : 1; }
+
+// One row: y serves as the memory of the keys until it is written. Returns the bound, the next row's first guess.
+int32_t one_row(const int32_t *__restrict x, int32_t *__restrict y, int32_t *zero_cut, int64_t d, int64_t k,
+                int32_t guess) {
+    Keys summary = make_keys(x, y, d);
+    Kept kept = keep(y, d, k, summary, guess);
+    *zero_cut = kept.bound == 0 ? kept.cut : -1;
+    if (kept.cut < 0) {
+        for (int64_t j = 0; j < d; j++) y[j] = y[j] > kept.bound ? x[j] : 0;
+    } else {
+        for (int32_t j = 0; j < int32_t(d); j++) {
+            bool tie = (y[j] == kept.bound) & (j <= kept.cut);
+            y[j] = (y[j] > kept.bound) | tie ? x[j] : 0;
+        }
+    }
+    return kept.bound;
+}
+
+}  // namespace
+
+// x, y (rows, d): y is x with all but the k largest magnitudes of each row set to zero. zero_cut (rows,): the last
+// index at which a zero was kept, -1 where none was.
+extern "C" void FUNCTION(abs_topk)(const int32_t *x, int32_t *y, int32_t *zero_cut, int64_t rows, int64_t d, int64_t k,
+                                   int threads) {
+    const int64_t step = rows_a_part(d);
+    parallel((rows + step - 1) / step, threads, [=](int64_t part) {
+        const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
+        int32_t guess = 0;
+        for (int64_t r = part * step; r < end; r++) guess = one_row(x + r * d, y + r * d, zero_cut + r, d, k, guess);
+    });
+}
+
+// dx = dy where y's entry was kept: y != 0, or its index is at most the row's zero_cut.
+extern "C" void FUNCTION(abs_topk_backward)(const int32_t *dy, const int32_t *y, const int32_t *zero_cut, int32_t *dx,
+                                            int64_t rows, int64_t d, int threads) {
+    const int64_t step = rows_a_part(d);
+    parallel((rows + step - 1) / step, threads, [=](int64_t part) {
+        const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
+        for (int64_t r = part * step; r < end; r++) {
+            const int32_t *__restrict in = dy + r * d, *__restrict forward = y + r * d;
+            int32_t *__restrict out = dx + r * d;
+            const int32_t cut = zero_cut[r];
+            for (int32_t j = 0; j < int32_t(d); j++)
+                out[j] = ((forward[j] & MAGNITUDE) != 0) | (j <= cut) ? in[j] : 0;
+        }
+    });
+}

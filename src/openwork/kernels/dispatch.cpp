@@ -1,0 +1,56 @@
+// The plain C interface: each function in the variant for the best instruction set that this processor has.
+#include <cstdint>
+
+#include "parallel.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+#define FOR_EACH_FUNCTION(X)                                                                                         \
+    X(void, abs_topk, (const int32_t *x, int32_t *y, int32_t *cut, int64_t rows, int64_t d, int64_t k, int threads), \
+      (x, y, cut, rows, d, k, threads))                                                                              \
+    X(void, abs_topk_backward,                                                                                       \
+      (const int32_t *dy, const int32_t *y, const int32_t *cut, int32_t *dx, int64_t rows, int64_t d, int threads),  \
+      (dy, y, cut, dx, rows, d, threads))                                                                            \
+    X(int, keep_topk, (int32_t *w, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis, int threads),     \
+      (w, rows, cols, k, floor, axis, threads))
+
+Fork openwork_fork = nullptr;
+
+// GOMP_parallel of the OpenMP runtime that PyTorch uses.
+EXPORT void openwork_set_fork(Fork fork) { openwork_fork = fork; }
+
+// Identifies the sources that this was compiled from, see build.py.
+EXPORT const char *openwork_sources() { return OPENWORK_SOURCES; }
+
+// 0 generic, 1 AVX2 with FMA, 2 AVX-512
+EXPORT int openwork_best_level() {
+#ifdef OPENWORK_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+static int level = openwork_best_level();
+
+// For tests: use a lower level than the best.
+EXPORT void openwork_set_level(int wanted) { level = wanted < openwork_best_level() ? wanted : openwork_best_level(); }
+
+#define VISIBLE_HERE extern "C" __attribute__((visibility("hidden")))
+#ifdef OPENWORK_X86
+#define DISPATCH(type, name, parameters, arguments)                                                                  \
+    VISIBLE_HERE type name##_generic parameters;                                                                     \
+    VISIBLE_HERE type name##_avx2 parameters;                                                                        \
+    VISIBLE_HERE type name##_avx512 parameters;                                                                      \
+    EXPORT type openwork_##name parameters {                                                                         \
+        return level == 2 ? name##_avx512 arguments : level == 1 ? name##_avx2 arguments : name##_generic arguments; \
+    }
+#else
+#define DISPATCH(type, name, parameters, arguments)                                                                  \
+    VISIBLE_HERE type name##_generic parameters;                                                                     \
+    EXPORT type openwork_##name parameters { return name##_generic arguments; }
+#endif
+FOR_EACH_FUNCTION(DISPATCH)

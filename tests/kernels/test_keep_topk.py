@@ -1,0 +1,110 @@
+"""The selection of weights: every engine against stable sorts in float64, with and without a floor on either axis."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from openwork.errors import UserError
+from openwork.kernels import keep_topk_
+from tests.kernels.engines import ENGINES, bits, engine, kept_by_sorting
+from tests.kernels.test_abs_topk import matrices
+
+every_engine = pytest.mark.parametrize("name", ENGINES)
+
+
+def kept_with_floor(w: Tensor, k: int, floor: int, axis: int) -> Tensor:
+    """Mask by sorting: each line's own `floor` largest, then the largest of the others until there are k."""
+    lines = w if axis == 1 else w.T
+    own = kept_by_sorting(lines, floor)
+    own = own if axis == 1 else own.T
+    keys = w.double().abs()
+    keys = (
+        torch.where(keys.isnan(), float("inf"), torch.where(keys.isinf(), 1e300, keys)).masked_fill(own, -1).flatten()
+    )
+    others = keys.argsort(descending=True, stable=True)[: k - int(own.sum())]
+    return own.flatten().scatter(0, others, True).view_as(w)
+
+
+@every_engine
+@given(w=matrices(), turn=st.booleans(), share=st.floats(0, 1), floor=st.integers(0, 5), axis=st.sampled_from([0, 1]))
+@settings(max_examples=100, deadline=None)
+def test_exactly_k_are_kept_and_the_floor_of_every_line(name, w, turn, share, floor, axis):
+    w = w.T.contiguous() if turn else w
+    floor = min(floor, w.shape[axis])
+    least = max(1, floor * w.shape[1 - axis])
+    assume(least < w.numel())
+    k = least + int(share * (w.numel() - 1 - least))
+    kept, ours = kept_with_floor(w, k, floor, axis), w.clone()
+    with engine(name) as kernels:
+        kernels.keep_topk_(ours, k, floor, axis)
+    assert int(kept.sum()) == k
+    assert torch.equal(bits(ours), torch.where(kept, bits(w), 0))
+
+
+@every_engine
+@pytest.mark.parametrize(("floor", "axis"), [(0, 1), (4, 1), (4, 0), (40, 1), (40, 0)])
+@pytest.mark.parametrize("steps", [8, 1e6])
+def test_a_large_matrix_over_several_threads_with_and_without_ties(name, floor, axis, steps):
+    w = (torch.randn(301, 517, generator=torch.Generator().manual_seed(1)) * steps).round() / steps
+    for k in (floor * w.shape[1 - axis] + 1, 40_000, w.numel() - 1):
+        ours = w.clone()
+        with engine(name) as kernels:
+            kernels.keep_topk_(ours, k, floor, axis)
+        assert torch.equal(ours, torch.where(kept_with_floor(w, k, floor, axis), w, 0))
+
+
+def test_a_floor_by_hand():
+    w = torch.tensor([[9.0, 8.0, 7.0], [-1.0, 2.0, 3.0]])
+    keep_topk_(w, 3, floor=1)  # 9 and 3 are protected; of the others 8 is the largest
+    assert w.tolist() == [[9, 8, 0], [0, 0, 3]]
+    w = torch.tensor([[9.0, 8.0, 7.0], [-1.0, 2.0, 3.0]])
+    keep_topk_(w, 4, floor=1, axis=0)  # 9, 8 and 7 lead their columns, then 3
+    assert w.tolist() == [[9, 8, 7], [0, 0, 3]]
+
+
+def test_nan_and_infinity_are_kept_first_and_leave_nothing_behind():
+    w = torch.tensor([1.0, float("inf"), 5.0, float("nan"), -float("inf")])
+    keep_topk_(w, 2)
+    assert w[3].isnan() and w[[0, 1, 2, 4]].tolist() == [0, float("inf"), 0, 0]
+    keep_topk_(w, 1)
+    assert w[3].isnan() and not w[[0, 1, 2, 4]].any()
+
+
+def test_vectors_views_and_types():
+    vector = torch.tensor([3.0, -5.0, 1.0])
+    keep_topk_(vector, 1, axis=0)
+    assert vector.tolist() == [0, -5, 0]
+    w = torch.randn(9, 11)
+    want = torch.where(kept_with_floor(w, 30, 2, 1), w, 0)
+    for ours in (w.clone(), w.T.contiguous().T, w.repeat(1, 2)[:, :11], w.double()):
+        keep_topk_(ours, 30, 2)
+        assert torch.equal(ours.float(), want)
+    keep_topk_(w, w.numel())
+    assert torch.count_nonzero(w) == w.numel()
+    keep_topk_(w, 0)
+    assert torch.count_nonzero(w) == 0
+    short = torch.ones(4, 2)
+    keep_topk_(short, 8, floor=3)  # a row of two keeps both
+    assert short.sum() == 8
+
+
+def test_autograd_notices_the_change():
+    weight = torch.nn.Parameter(torch.randn(3, 4))
+    loss = (weight * weight).sum()
+    keep_topk_(weight, 5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_quota_that_cannot_be_kept_is_refused_with_its_numbers():
+    for k, floor, axis in ((31, 0, 1), (11, 4, 1), (29, 3, 0), (-1, 0, 1), (5, -1, 1)):
+        with pytest.raises(
+            UserError, match=rf"cannot keep {k} of 30 weights of shape \(3, 10\) with a floor of {floor}"
+        ):
+            keep_topk_(torch.randn(3, 10), k, floor, axis)
+    with pytest.raises(UserError, match=r"\(2, 3, 4\)"):
+        keep_topk_(torch.randn(2, 3, 4), 5)
