@@ -1,26 +1,41 @@
-"""Text to token shards: documents -> duplicates dropped -> split -> tokenizer -> ids -> shards and manifest."""
+"""Text to token shards: documents -> duplicates dropped -> tokenizer -> ids -> order and split -> shards.
+
+Each document has a number drawn from its text and the seed. The documents with the lowest numbers are the validation
+split, and both splits stand in the order of their numbers: so a document is always on the same side, and the sources
+of a mixture are mixed throughout.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from pathlib import Path
 
-from openwork.corpus.shards import Corpus, Manifest, ShardWriter, Split, open_corpus, save_manifest
-from openwork.corpus.sources import Document, Skips, open_source
+import numpy as np
+
+from openwork.corpus.encoding import Encoded, Feed, encode
+from openwork.corpus.mixture import Part, parse_mixture
+from openwork.corpus.shards import (
+    Corpus,
+    Manifest,
+    PartManifest,
+    ShardWriter,
+    SplitManifest,
+    open_corpus,
+    save_manifest,
+)
+from openwork.corpus.sources import Skips, is_endless
 from openwork.corpus.tokenizer import Tokenizer
 from openwork.errors import UserError
 
 Progress = Callable[[str, int, int | None], None]
-SAMPLE_BYTES = 48_000_000
-"""Text that a tokenizer is trained on at most: the first of the training split."""
-BATCH = 256
-"""Documents that are encoded at once."""
-ENDLESS = ("idioms",)
-SKIPPED_NAMES = 100
+SAMPLE_CHARACTERS = 8_000_000
+"""Text that a tokenizer is trained on at most, the first of each source in its share."""
+CHARACTERS_PER_TOKEN = 8
+"""More than a token has on average in any language of a sensible vocabulary: bounds what `max_tokens` can need."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +47,12 @@ class Request:
     validation_fraction: float
     seed: int
     max_tokens: int | None
+    python: str
+    """Version of the interpreter whose library is read, empty where none is."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"max_tokens is {self.max_tokens}; it must be at least 1")
 
@@ -49,165 +66,163 @@ def build_corpus(
     validation_fraction: float = 0.05,
     seed: int = 0,
     max_tokens: int | None = None,
+    overwrite: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Corpus:
-    """Build the corpus of `source` (see `openwork.corpus.sources`; mixtures as ``stdlib:0.5,idioms:0.5``) in `out`.
+    """Build the corpus of `source` in the directory `out`, or open the one there, if built with the same settings.
 
-    The same arguments give the same bytes. A corpus that is there already and was built so is opened instead. Documents go to
-    validation by a hash of their text; the tokenizer, unless one is given, is trained on the training split.
+    `source` is one of `openwork.corpus.sources`, or a mixture such as ``stdlib:0.5,idioms:0.5`` with shares of tokens:
+    as long as its shortest part allows. The same text and settings give the same bytes. The text behind a corpus that
+    is there is not read again: `overwrite` builds it anew. `progress` is told the stage, how much is done and, where
+    it is known, of how much: characters in the stage "tokenizer", tokens in "encode" and "write".
 
     Raises:
-        UserError: no such source, nothing readable in it, settings that make no sense, or another corpus in `out`.
+        UserError: no such source, nothing readable in it, settings that make no sense, another corpus or other files
+            in `out`, or no space. Nothing half-written stays.
     """
     out = Path(out)
     given = Tokenizer.load(tokenizer) if tokenizer is not None else None
-    request = Request(source, given.d_vocab if given else d_vocab, validation_fraction, seed, max_tokens)
-    if (out / "manifest.json").is_file():
+    parts = parse_mixture(source)
+    python = platform.python_version() if any("stdlib" in part.sources for part in parts) else ""
+    request = Request(source, given.d_vocab if given else d_vocab, validation_fraction, seed, max_tokens, python)
+    if (out / "manifest.json").is_file() and not overwrite:
         return _reuse(out, request, given)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds other files and no corpus; choose another --out")
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        save_manifest(aside, _write(aside, request, given, progress))
-        aside.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the corpus {out}: {error.strerror}; free some space or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with _aside(out) as aside:
+        save_manifest(aside, _build(aside, request, parts, given, progress))
     return open_corpus(out)
 
 
 def _reuse(out: Path, request: Request, given: Tokenizer | None) -> Corpus:
     corpus = open_corpus(out)
-    wanted = {**asdict(request), **({"tokenizer_hash": given.hash} if given else {})}
+    wanted = {**asdict(request), "tokenizer_given": given is not None}
+    if given:
+        wanted["tokenizer_hash"] = given.hash
     for name, value in wanted.items():
-        if getattr(corpus.manifest, name) != value:
+        if (found := getattr(corpus.manifest, name)) != value:
             raise UserError(
-                f"{out} holds a corpus with {name} {getattr(corpus.manifest, name)!r}, not {value!r}; "
-                "choose another --out, or delete it"
+                f"{out} holds a corpus with {name} {found!r}, not {value!r}; choose another place, or delete it"
             )
     return corpus
 
 
-class Intake:
-    """The documents that count: with text, not seen before, each with its split."""
-
-    def __init__(self, request: Request) -> None:
-        self.request, self.skips, self.duplicates = request, Skips(), 0
-
-    def __iter__(self) -> Iterator[tuple[Split, str]]:
-        seen: set[bytes] = set()
-        for document in mixture(self.request, self.skips):
-            if not document.text.strip():
-                self.skips.note(document.name, "empty")
-                continue
-            digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).digest()
-            if digest in seen:
-                self.duplicates += 1
-                continue
-            seen.add(digest)
-            draw = hashlib.sha256(f"{self.request.seed}:".encode() + digest).digest()
-            is_validation = int.from_bytes(draw[:8], "big") < self.request.validation_fraction * 2**64
-            yield ("validation" if is_validation else "train"), document.text
-
-
-def mixture(request: Request, skips: Skips) -> Iterator[Document]:
-    """The documents of a source; of a mixture ``a:0.5,b:0.5`` those of each in turn, so that its share of the text is kept.
-
-    It ends when the first of its sources does, so that the shares hold to the end; generated sources have no end.
-    """
-    parts = _parse_mixture(request.source)
-    if request.max_tokens is None and all(name in ENDLESS for name, _ in parts):
-        raise UserError(f"the source {request.source!r} has no end; give --max-tokens, or mix it with one that ends")
-    streams = [open_source(name, request.seed, skips) for name, _ in parts]
-    taken = [0.0] * len(parts)
-    while True:
-        i = min(range(len(parts)), key=lambda j: taken[j] / parts[j][1])
-        document = next(streams[i], None)
-        if document is None:
-            return
-        taken[i] += max(1, len(document.text))
-        yield document
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A directory beside `out`, which takes the place of `out` in the end and is gone if anything fails before."""
+    place = out.resolve()
+    if out.exists() and not (place / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and is no corpus; choose another directory for the corpus")
+    aside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
+    try:
+        for left in (aside, old):  # by a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        if place.exists():
+            place.replace(old)
+        aside.replace(place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write the corpus {out}: {reason}; free some space or choose another place") from error
+    finally:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _parse_mixture(source: str) -> list[tuple[str, float]]:
-    """Names and weights; a source without a weight is a mixture of one."""
-    parts = []
-    for part in source.split(","):
-        name, colon, weight = part.rpartition(":")
-        try:
-            parts.append((name, float(weight)) if colon else (part, 1.0))
-        except ValueError:
-            parts.append((part, 1.0))
-    bad = [weight for _, weight in parts if not 0 < weight < float("inf")]
-    if bad:
-        raise UserError(f"the mixture {source!r} has the weight {bad[0]}; weights must be greater than 0")
-    return parts
-
-
-def _write(directory: Path, request: Request, given: Tokenizer | None, progress: Progress) -> Manifest:
-    """Write shards and tokenizer into `directory`; returns the manifest."""
-    intake = Intake(request)
-    documents = iter(intake)
-    sample = _sample(documents, request, progress)
-    if not any(split == "train" for split, _ in sample):
-        raise UserError(
-            f"the source {request.source!r} has no text to train on{_why_empty(intake.skips)}; check path and extension"
-        )
-    progress("training the tokenizer", 0, None)
-    tokenizer = given or Tokenizer.train((text for split, text in sample if split == "train"), request.d_vocab)
+def _build(
+    aside: Path, request: Request, parts: tuple[Part, ...], given: Tokenizer | None, progress: Progress
+) -> Manifest:
+    """Write shards and tokenizer into the directory `aside`; returns the manifest."""
+    skips = Skips()
+    seen: set[bytes] = set()
+    feeds = [Feed(part, request.seed, skips, seen) for part in parts]
+    tokenizer = given or _train(feeds, request, progress)
+    encoded = _encode_parts(aside, feeds, tokenizer, request, progress)
+    tokenizer.save(aside / "tokenizer.json")
     dtype = "uint16" if tokenizer.d_vocab <= 1 << 16 else "uint32"
-    writers: dict[Split, ShardWriter] = {
-        "train": ShardWriter(directory, "train", dtype),
-        "validation": ShardWriter(directory, "validation", dtype),
-    }
-    for batch in _batches(chain(sample, documents)):
-        for (split, text), ids in zip(batch, tokenizer.encode_many([text for _, text in batch]), strict=True):
-            writers[split].add(ids, len(text.encode("utf-8", "surrogatepass")), tokenizer.end_of_text)
-        done = sum(writer.tokens for writer in writers.values())
-        progress("tokens", done, None)
-        if request.max_tokens is not None and done >= request.max_tokens:
-            break
-    tokenizer.save(directory / "tokenizer.json")
-    skipped = intake.skips.names
+    train, validation = _write(aside, encoded, request.validation_fraction, dtype, progress)
+    for part in encoded:
+        part.file.unlink()
     return Manifest(
         **asdict(request),
         tokenizer_hash=tokenizer.hash,
+        tokenizer_given=given is not None,
         dtype=dtype,
-        train=writers["train"].close(),
-        validation=writers["validation"].close(),
-        duplicates=intake.duplicates,
-        skipped=len(skipped),
-        skipped_names=tuple(f"{name}: {reason}" for name, reason in skipped[:SKIPPED_NAMES]),
+        train=train,
+        validation=validation,
+        parts=tuple(PartManifest(part.name, len(part.lengths), part.n_tokens) for part in encoded),
+        empty=sum(feed.empty for feed in feeds),
+        duplicates=sum(feed.duplicates for feed in feeds),
+        skipped=skips.count,
+        skipped_names=tuple(skips.first),
     )
 
 
-def _sample(documents: Iterator[tuple[Split, str]], request: Request, progress: Progress) -> list[tuple[Split, str]]:
-    """The first documents, enough to train a tokenizer on, and no more than `max_tokens` may need."""
-    enough = SAMPLE_BYTES if request.max_tokens is None else min(SAMPLE_BYTES, 8 * request.max_tokens)
-    sample, size = [], 0
-    for split, text in documents:
-        sample.append((split, text))
-        size += len(text)
-        if len(sample) % 100 == 0:
-            progress("documents", len(sample), None)
-        if size >= enough:
-            break
-    return sample
+def _train(feeds: list[Feed], request: Request, progress: Progress) -> Tokenizer:
+    """A tokenizer learnt from the first texts of each feed that are not for validation."""
+    most = SAMPLE_CHARACTERS
+    if request.max_tokens is not None:
+        most = min(most, CHARACTERS_PER_TOKEN * request.max_tokens)
+    sample = []
+    for feed in feeds:
+        sample += feed.look_ahead(round(most * feed.part.share))
+        progress("tokenizer", sum(len(document.text) for document in sample), None)
+    texts = [document.text for document in sample if document.draw >= request.validation_fraction]
+    return Tokenizer.train(texts or [document.text for document in sample], request.d_vocab)
 
 
-def _batches(documents: Iterable[tuple[Split, str]]) -> Iterator[list[tuple[Split, str]]]:
-    iterator = iter(documents)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
+def _encode_parts(
+    aside: Path, feeds: list[Feed], tokenizer: Tokenizer, request: Request, progress: Progress
+) -> list[Encoded]:
+    """Encode each feed up to its share of a corpus as large as the shortest feed, or `max_tokens`, allows."""
+    total = float("inf") if request.max_tokens is None else request.max_tokens
+    encoded: list[Encoded] = []
+    for i, feed in enumerate(feeds):
+        if total == float("inf") and any(map(is_endless, feed.part.sources)):
+            raise UserError(f"the source {request.source!r} has no end; give max_tokens, or mix it with one that ends")
+        before = sum(part.n_tokens for part in encoded)
+
+        def report(tokens: int, before: int = before, total: float = total) -> None:
+            progress("encode", before + tokens, None if total == float("inf") else round(total))
+
+        part = encode(feed, tokenizer, total * feed.part.share, aside / f"part-{i}.ids", report)
+        if not len(part.lengths):
+            raise UserError(f"the source {part.name!r} has no text{_why(feed)}; check the path and the extension")
+        encoded.append(part)
+        if feed.is_done:
+            total = min(total, part.n_tokens / feed.part.share)
+    return [part.first(total * feed.part.share) for part, feed in zip(encoded, feeds, strict=True)]
 
 
-def _why_empty(skips: Skips) -> str:
-    """What was passed over, if anything was, for the message that nothing is left."""
-    if not skips.names:
-        return ""
-    name, reason = skips.names[0]
-    return f" ({len(skips.names)} passed over, the first is {name}: {reason})"
+def _why(feed: Feed) -> str:
+    """What kept `feed` empty, where something did."""
+    reasons = [f"{count} {what}" for what, count in (("empty", feed.empty), ("duplicates", feed.duplicates)) if count]
+    if feed.skips.count:
+        reasons.append(f"{feed.skips.count} passed over, first {feed.skips.first[0]}")
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _write(
+    aside: Path, encoded: list[Encoded], validation_fraction: float, dtype: str, progress: Progress
+) -> tuple[SplitManifest, SplitManifest]:
+    """Write the documents of all parts in the order of their draws, the first as validation; returns both splits.
+
+    There is at least one document on either side, if there are two and validation is wanted at all.
+    """
+    draws = np.concatenate([part.draws for part in encoded])
+    part_of = np.repeat(np.arange(len(encoded)), [len(part.draws) for part in encoded])
+    lengths = np.concatenate([part.lengths for part in encoded])
+    starts = np.concatenate([part.lengths.cumsum() - part.lengths for part in encoded])
+    n_bytes = np.concatenate([part.n_bytes for part in encoded])
+    ids = [np.memmap(part.file, dtype=np.uint32, mode="r") for part in encoded]
+    n_validation = int((draws < validation_fraction).sum())
+    if validation_fraction > 0:
+        n_validation = min(max(n_validation, 1), len(draws) - 1)
+    writers = [ShardWriter(aside, split, dtype) for split in ("train", "validation")]
+    done, total = 0, int(lengths.sum())
+    for rank, i in enumerate(np.argsort(draws, kind="stable")):
+        start, length = int(starts[i]), int(lengths[i])
+        writers[rank < n_validation].add(ids[part_of[i]][start : start + length], int(n_bytes[i]))
+        done += length
+        if rank % 1000 == 0 or done == total:
+            progress("write", done, total)
+    return writers[0].close(), writers[1].close()
