@@ -1,0 +1,151 @@
+"""A task poses pairs of prompts; the answer to each is one of two tokens, and only what decides differs within a pair.
+
+Member A's right answer is the token that is wrong for member B, and the other way round, so that no habit of the model
+that ignores what decides can do better than a coin: a loss of ln 2 = 0.69 nats.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openwork.artifacts import sha256_of
+from openwork.corpus import Tokenizer
+from openwork.errors import UserError
+from openwork.tasks.lint import Encoded, Linter
+from openwork.tasks.templates import SPLITS, Form, Split, Words, draw
+
+PAIRS_VERSION = 1
+"""Raised when the same seed draws other pairs than before; part of a task's hash."""
+ROUNDS = 50
+"""Attempts to fill a batch with pairs that are all different, before some are repeated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of prompts as tensors; ``n`` pairs, ``T`` tokens."""
+
+    tokens: Tensor
+    """(n, 2, T) int64: end-of-text, the prompt, end-of-text up to the longest."""
+    last: Tensor
+    """(n,) int64: position whose next token is the answer, the same in both members."""
+    right: Tensor
+    """(n, 2) int64: the right answer of each member."""
+    wrong: Tensor
+    """(n, 2) int64: the other member's."""
+    prompts: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def flat(self) -> Tensor:
+        """(2n, T): the prompts as one batch for the model, the members of a pair next to each other."""
+        return self.tokens.flatten(0, 1)
+
+    def to(self, device: torch.device | str) -> Pairs:
+        """The same pairs on `device`."""
+        moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.right, self.wrong))
+        return Pairs(*moved, prompts=self.prompts)
+
+    def at_answer(self, logits: Tensor) -> Tensor:
+        """(2n, d_vocab): of `logits` (2n, T, d_vocab) those where the answer is due."""
+        last = self.last.to(logits.device).repeat_interleave(2)
+        return logits[torch.arange(len(last), device=logits.device), last]
+
+    def differences(self, logits: Tensor) -> Tensor:
+        """(n, 2): logit of answer A minus logit of answer B for both members, A being right for member A (index 0).
+
+        So a good model is above zero in column 0 and below in column 1. `logits` are (2n, T, d_vocab) of ``flat``.
+        """
+        due = self.at_answer(logits).unflatten(0, (-1, 2))
+        a, b = (answer.to(logits.device).unsqueeze(1).expand(-1, 2).unsqueeze(2) for answer in self.right.unbind(1))
+        return (due.gather(2, a) - due.gather(2, b)).squeeze(2)
+
+    def losses(self, differences: Tensor) -> Tensor:
+        """Mean -log p(right | right or wrong) over all prompts, in nats, from `differences` A - B (n, 2): a scalar."""
+        return F.softplus(torch.stack([-differences[:, 0], differences[:, 1]])).mean()
+
+    def loss(self, logits: Tensor, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> Tensor:
+        """The loss in nats of `logits` (2n, T, d_vocab), the differences A - B calibrated to ``scale * d + shift``."""
+        return self.losses(scale * self.differences(logits) + shift)
+
+    def accuracy(self, differences: Tensor) -> float:
+        """Part of the prompts (not pairs) that `differences` A - B (n, 2) answer right; a tie is wrong."""
+        return torch.stack([differences[:, 0] > 0, differences[:, 1] < 0]).double().mean().item()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A binary choice of the next token, posed in pairs, for one tokenizer; made by `openwork.tasks.get`."""
+
+    name: str
+    description: str
+    form: Form
+    """The answers, and the templates that suit the tokenizer."""
+    words: dict[Split, Words]
+    tokenizer: Tokenizer = field(repr=False)
+    left_out: tuple[str, ...] = ()
+    """Templates that do not suit the tokenizer, each with the reason."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all that decides the pairs: name, answers, templates, words, tokenizer."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        words = {split: vars(self.words[split]) for split in SPLITS}
+        content = [PAIRS_VERSION, self.name, vars(self.form), words, self.tokenizer.hash]
+        return sha256_of(json.dumps(content, sort_keys=True).encode())
+
+    @cached_property
+    def _linter(self) -> Linter:
+        return Linter(self.tokenizer)
+
+    def pairs(self, split: Split, n: int, seed: int = 0) -> Pairs:
+        """`n` pairs of `split`, the same ones for the same `seed`; all different if there are that many.
+
+        Train and validation share templates and no word; held-out has other templates, and the words of validation.
+
+        Raises:
+            UserError: there is no such split, or `n` is below 1.
+        """
+        if split not in SPLITS:
+            raise UserError(f"task {self.name} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        if n < 1:
+            raise UserError(f"{n} pairs of task {self.name} were asked for; ask for at least 1")
+        random = Random(f"{self.name} {split} {seed}")
+        found: dict[tuple[str, str], Encoded] = {}
+        for _ in range(ROUNDS):
+            for pair in self._draw(split, n - len(found), random):
+                found[pair.candidate.prompts] = pair
+            if len(found) >= n:
+                break
+        chosen = list(found.values())
+        return self._tensors([chosen[i % len(chosen)] for i in range(n)])
+
+    def _draw(self, split: Split, n: int, random: Random) -> list[Encoded]:
+        """At most `n` pairs without fault, out of somewhat more that are drawn."""
+        templates, words = self.form.of(split), self.words[split]
+        drawn = [draw(random.choice(templates), self.form.answers, words, random) for _ in range(n + n // 8)]
+        return [pair for pair in self._linter(drawn) if isinstance(pair, Encoded)][:n]
+
+    def _tensors(self, pairs: list[Encoded]) -> Pairs:
+        end = self.tokenizer.end_of_text
+        longest = max(len(pair.ids[0]) for pair in pairs)
+        rows = [[end, *ids, *[end] * (longest - len(ids))] for pair in pairs for ids in pair.ids]
+        right = torch.tensor([pair.answers for pair in pairs])
+        return Pairs(
+            tokens=torch.tensor(rows).unflatten(0, (-1, 2)),
+            last=torch.tensor([len(pair.ids[0]) for pair in pairs]),
+            right=right,
+            wrong=right.flip(1),
+            prompts=tuple(pair.candidate.prompts for pair in pairs),
+        )
