@@ -1,7 +1,8 @@
 """What crosses between the stages, as files: safe writing, tensor files, `Circuit` and `Card`.
 
-A file is written aside, synced and renamed, so that a reader sees the old file or the new one, never half of one. Tensors
-travel as safetensors with a JSON header (``format_version`` in it) and a checksum, so that a flipped bit is refused. No pickle.
+A file is written aside, synced and renamed, so that a reader sees the old file or the new one, never half of one.
+Tensors travel as safetensors with a JSON header (``format_version`` in it) and a checksum, so that a flipped bit is
+refused. No pickle.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -142,7 +143,8 @@ class Runs(Protocol):
 class Poses(Protocol):
     """What a circuit asks of its task."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def hash(self) -> str: ...

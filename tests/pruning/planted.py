@@ -1,17 +1,18 @@
 """A tiny model with hand-set weights whose circuit is known exactly.
 
-The task: a marker token A or B stands somewhere before the end; answer a after A and b after B. The planted circuit, in words:
-channel 0 of the embedding says which marker it is (+1 or -1), channel 1 that it is one. Head 0 looks for channel 1 and moves
-channel 0 to channel 2 of the residual stream, which the unembedding reads as a against b. Nothing else touches the answer;
-everything else is decoys: a second head, an MLP, and weights from and to the circuit's own channels.
+The task: a marker token A or B stands somewhere before the end; answer a after A and b after B. The planted circuit, in
+words: channel 0 of the embedding says which marker it is (+1 or -1; on fillers it is noise), channel 1 that it is one.
+Head 0 looks for channel 1 and moves channel 0 to channel 2 of the residual stream, which the unembedding reads as a
+against b. Nothing else touches the answer; everything else is decoys: a second head, an MLP, and weights from and to
+the circuit's own channels.
 """
 
 from __future__ import annotations
 
 import torch
-from openwork.tasks import Pairs
 
 from openwork.model import ModelConfig, Transformer, mean_activations
+from openwork.tasks import Pairs
 
 END, A, B, ANSWER_A, ANSWER_B = 0, 1, 2, 3, 4
 FILLERS = range(5, 15)
@@ -63,6 +64,7 @@ def planted_model() -> Transformer:
     draw = torch.Generator().manual_seed(0)
     block = model.blocks[0]
     model.embed.weight[:, 3:] = torch.randn(15, 9, generator=draw) * 0.5  # fillers live in channels 3 to 11
+    model.embed.weight[5:, 0] = torch.tensor([2.0, -2.0]).repeat(5)  # noise: a head that does not look cannot tell
     model.embed.weight[A, :2] = torch.tensor([3.0, 3.0])
     model.embed.weight[B, :2] = torch.tensor([-3.0, 3.0])
     block.attn.q.bias[0] = 8.0

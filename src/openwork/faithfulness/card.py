@@ -25,7 +25,8 @@ def verify(
 ) -> Card:
     """Ask of `circuit` whether it is sufficient and necessary, beside `n_random` random circuits of its size per site.
 
-    Random circuits are calibrated on the validation pairs, which favours them. `report` gets each check's name as it starts.
+    Random circuits are calibrated on the validation pairs, which favours them. `report` gets each check's name as it
+    starts.
 
     Raises:
         UserError: the circuit has no model, or `task` is not its own.

@@ -1,4 +1,4 @@
-"""The checks: each asks one question of a circuit, and the same question of random circuits of its size (paper, 3.1 and E).
+"""The checks: each asks one question of a circuit, and of random circuits of its size (paper, 3.1 and E).
 
 Losses are nats per pair member; a coin gives ln 2 = 0.69.
 """
@@ -61,7 +61,7 @@ def held_out(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
 def other_ablation(
     circuit: Circuit, random: list[Circuit], pairs: Pairs, values: dict[str, Tensor], name: str
 ) -> Check:
-    """Does the circuit still do the task when the others are ablated in the other way (zero for mean)? Calibrated anew."""
+    """Does the circuit, calibrated anew, do the task when the others are ablated the other way (zero for mean)?"""
     swapped = calibrated(replace(circuit, ablation_values=values), pairs)
     controls = [calibrated(replace(control, ablation_values=values), pairs) for control in random]
     return _check(
@@ -74,7 +74,11 @@ def other_ablation(
 
 
 def necessity(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
-    """Does the model fail when only the circuit is ablated, and not when as many random nodes are?"""
+    """Does the model fail when only the circuit is ablated, and not when as many random nodes are?
+
+    The median of the random ones decides: one of them may hit a node of the circuit by chance, and then breaks the task
+    too.
+    """
     value = loss_without(circuit, pairs)
     losses = [loss_without(control, pairs) for control in random]
     return Check(
@@ -82,11 +86,11 @@ def necessity(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
         question=f"with only the circuit {circuit.ablation}-ablated, does the model fail?",
         value=value,
         unit="nats",
-        control=max(losses),
-        control_name=f"worst of {len(losses)} random",
+        control=median(losses),
+        control_name=f"median of {len(losses)} random",
         threshold=f">= {BROKEN}, random below",
-        passed=value >= BROKEN > max(losses),
-        detail={"random": losses, "random_median": median(losses)},
+        passed=value >= BROKEN > median(losses),
+        detail={"random": losses, "random_worst": max(losses)},
     )
 
 
@@ -111,7 +115,7 @@ def divergence(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
 
 
 def _kl(full: Tensor, circuit: Circuit, pairs: Pairs) -> float:
-    """Mean KL(full model, circuit) in nats over all next tokens where the answer is due; `full` are log probabilities."""
+    """Mean KL(full model, circuit) in nats where the answer is due; `full` are log probabilities."""
     logits = pairs.at_answer(circuit(pairs.flat))
     return float(F.kl_div(logits.log_softmax(-1), full, log_target=True, reduction="none").sum(-1).mean())
 

@@ -39,7 +39,7 @@ def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[
 
 @torch.no_grad()
 def calibrated(circuit: Circuit, pairs: Pairs) -> Circuit:
-    """`circuit` with the scale and shift that suit it best on `pairs`, so that a control has the same help as the circuit."""
+    """`circuit` with the scale and shift that suit it best on `pairs`: a control has the help that the circuit had."""
     with torch.enable_grad():
         scale, shift = calibrate(pairs.differences(circuit(pairs.flat)))
     return replace(circuit, scale=scale, shift=shift)

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SCALE_PRICE = 0.02
-"""Nats per squared logarithm of the calibration's scale."""
+"""Nats per squared logarithm of a calibration's scale above 1."""
 LossOf = Callable[[Tensor], float]
 """Loss of a circuit, given the numbers (int64) of its open gates."""
 
 
 def fewest(ranking: Tensor, loss_of: LossOf, target: float) -> Tensor | None:
-    """The shortest head of `ranking` (gates, the most needed first) whose loss is at most `target`; None if all of it fails.
+    """The shortest head of `ranking` (gates, the most needed first) with a loss of at most `target`; None if none has.
 
     By bisection, which assumes that the loss falls as gates open.
     """
@@ -57,9 +57,10 @@ def clean_up(gates: Tensor, loss_of: LossOf, target: float) -> Tensor:
 def calibrate(differences: Tensor, steps: int = 16) -> tuple[float, float]:
     """Scale and shift of the answers' logit difference that minimise the loss, by L-BFGS (paper, A.5).
 
-    `differences` (pair, 2) is logit of answer A minus logit of answer B for the member whose right answer is A and the one
-    whose right answer is B. A shift common to all logits would change nothing under softmax, so it shifts this difference. A
-    circuit that is always right would ask for an infinite scale: a price on the squared logarithm keeps it near 1.
+    `differences` (pair, 2) is logit of answer A minus logit of answer B for the member whose right answer is A and the
+    one whose right answer is B. A shift common to all logits would change nothing under softmax, so it shifts this
+    difference. A circuit that is always right would ask for an infinite scale: a price on the squared logarithm of
+    scales above 1 holds it back.
     """
     differences = differences.detach().double()
     parameters = torch.zeros(2, dtype=torch.float64, device=differences.device, requires_grad=True)
@@ -70,7 +71,7 @@ def calibrate(differences: Tensor, steps: int = 16) -> tuple[float, float]:
         optimizer.zero_grad()
         log_scale, shift = parameters
         loss = F.softplus((log_scale.exp() * differences + shift) * signs).mean()
-        (loss + SCALE_PRICE * log_scale**2).backward()
+        (loss + SCALE_PRICE * F.relu(log_scale) ** 2).backward()
         return loss
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType]

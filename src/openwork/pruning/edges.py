@@ -1,7 +1,8 @@
 """Edges: the non-zero weights between nodes (paper, 2.2).
 
-A head's pattern and the residual stream carry values from node to node without weights of their own. An edge is an entry of
-one of six matrices per layer; the value channel of a head stands for the output channel that its head moves it to.
+A head's pattern and the residual stream carry values from node to node without weights of their own. An edge is an
+entry of one of six matrices per layer; the value channel of a head stands for the output channel that its head moves it
+to.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MATRICES = (
 
 
 def matrices(model: Transformer) -> Iterator[tuple[str, Tensor, str]]:
-    """Source site, weight (target width, source width) and target site of every matrix between nodes, in forward order."""
+    """Source site, weight (target width, source width), target site of each matrix between nodes, in forward order."""
     parameters = dict(model.named_parameters())
     for layer in range(model.config.n_layers):
         for source, name, target in MATRICES:

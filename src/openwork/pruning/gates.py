@@ -1,7 +1,7 @@
 """Gates on nodes: one parameter tau per gate, open where tau > 0 (paper, 2.2 and A.5).
 
-The gates of a model are one flat vector. Each node site has its stretch of it; q and k of a layer share theirs, since a q
-channel without its k channel multiplies a constant.
+The gates of a model are one flat vector. Each node site has its stretch of it; q and k of a layer share theirs, since a
+q channel without its k channel multiplies a constant.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Gates:
         return {site: indices for site, indices in found.items() if len(indices)}
 
     def edits(self, gate: Tensor, values: dict[str, Tensor]) -> dict[str, Edit]:
-        """For each node site the function x -> gate * x + (1 - gate) * value; gate (n,) is 0 or 1, values[site] (width,)."""
+        """For each node site x -> gate * x + (1 - gate) * value; gate (n,) is 0 or 1, values[site] (width,)."""
 
         def edit_of(site: str) -> Edit:
             g, value = gate[self.stretch[site]], values[site]

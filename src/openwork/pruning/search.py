@@ -68,9 +68,9 @@ def prune(
 ) -> Circuit:
     """The smallest circuit found for `task` in `model` over `seeds` searches, the first with `seed`.
 
-    A circuit that reaches the target counts before one that does not, then the one with fewer nodes; what the others reached
-    stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the nearest one is returned.
-    `report` gets progress: the phase, its step, the loss and the size.
+    A circuit that reaches the target counts before one that does not, then the one with fewer nodes; what the others
+    reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the nearest one is
+    returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
         UserError: mean ablation and the model has no means.
@@ -147,7 +147,7 @@ def learn_gates(
     seed: int,
     report: Report,
 ) -> Tensor:
-    """The gates' tau (n,) that minimise task loss + k_coef * number of open nodes; fresh training pairs at every step."""
+    """The gates' tau (n,) that minimise task loss + k_coef * open nodes, on fresh training pairs at every step."""
     generator = torch.Generator().manual_seed(seed)
     start = config.init_bias + config.init_noise * torch.randn(gates.n, generator=generator)
     tau = start.requires_grad_()

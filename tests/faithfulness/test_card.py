@@ -1,0 +1,102 @@
+"""The card on a planted circuit: it passes the right circuit, and says no to wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.pruning.planted import PlantedTask, planted_model
+
+from openwork.artifacts import Circuit, load_card
+from openwork.errors import UserError
+from openwork.faithfulness import random_circuits, verify
+from openwork.pruning import PruneConfig, edges_between, prune
+
+
+@pytest.fixture(scope="module")
+def circuit() -> Circuit:
+    config = PruneConfig(steps=150, pairs=32, fixed_pairs=64, validation_pairs=64)
+    return prune(planted_model(), PlantedTask(), config=config)
+
+
+def passed(circuit: Circuit) -> dict[str, bool]:
+    return {check.name: check.passed for check in verify(circuit, PlantedTask(), n_pairs=64).checks}
+
+
+def with_kept(circuit: Circuit, kept: dict[str, list[int]]) -> Circuit:
+    tensors = {site: torch.tensor(index) for site, index in kept.items()}
+    return replace(circuit, kept=tensors, edges=edges_between(circuit.model, tensors))
+
+
+def test_the_planted_circuit_passes_every_check(circuit):
+    assert all(passed(circuit).values()), passed(circuit)
+    assert set(passed(circuit)) == {
+        "sufficiency",
+        "held-out templates",
+        "necessity",
+        "KL to the full model",
+        "sufficiency, zero ablation",
+    }
+
+
+def test_a_circuit_of_decoys_fails_every_check(circuit):
+    decoys = with_kept(
+        circuit, {"0.attn.act_in": [4, 5], "0.attn.q": [4], "0.attn.k": [4], "0.attn.v": [4], "0.attn.resid_delta": [7]}
+    )
+    assert not any(ok for name, ok in passed(decoys).items() if name != "KL to the full model")
+
+
+def test_the_whole_model_is_sufficient_but_so_are_random_circuits_of_its_size(circuit):
+    """A control that does the task as well must make the check fail, however low the circuit's own loss."""
+    everything = with_kept(circuit, {site: list(range(len(v))) for site, v in circuit.ablation_values.items()})
+    everything = replace(everything, scale=1.0, shift=0.0)
+    card = verify(everything, PlantedTask(), n_pairs=64)
+    sufficiency = next(check for check in card.checks if check.name == "sufficiency")
+    assert sufficiency.value <= everything.target
+    assert not sufficiency.passed and not card.passed
+
+
+def test_half_a_circuit_is_not_sufficient(circuit):
+    kept = {site: index for site, index in circuit.kept.items() if not site.endswith(("attn.q", "attn.k"))}
+    assert not passed(replace(circuit, kept=kept))["sufficiency"]
+
+
+def test_random_circuits_have_the_size_of_the_circuit_at_every_site(circuit):
+    drawn = random_circuits(circuit, 20, seed=1)
+    for control in drawn:
+        assert {s: len(i) for s, i in control.kept.items()} == {s: len(i) for s, i in circuit.kept.items()}
+        assert torch.equal(control.kept["0.attn.q"], control.kept["0.attn.k"])
+    assert len({tuple(control.kept["0.attn.act_in"].tolist()) for control in drawn}) > 10
+    again = random_circuits(circuit, 20, seed=1)
+    assert all(torch.equal(a.kept[s], b.kept[s]) for a, b in zip(drawn, again, strict=True) for s in a.kept)
+
+
+def test_full_gates_are_the_model_and_the_complement_of_all_is_all_ablated(circuit):
+    everything = with_kept(circuit, {site: list(range(len(v))) for site, v in circuit.ablation_values.items()})
+    pairs, model = PlantedTask().pairs("validation", 8), circuit.model
+    with torch.no_grad():
+        assert torch.equal(everything(pairs.flat), model(pairs.flat))
+        nothing = with_kept(circuit, {})
+        ablated = model.run(pairs.flat, edit=everything.edits(complement=True))[0]
+        assert torch.equal(ablated, nothing(pairs.flat))
+        assert torch.equal(model.run(pairs.flat, edit=nothing.edits(complement=True))[0], model(pairs.flat))
+
+
+def test_the_card_is_deterministic_and_comes_back(circuit, tmp_path):
+    card = verify(circuit, PlantedTask(), n_pairs=64, seed=3)
+    assert card == verify(circuit, PlantedTask(), n_pairs=64, seed=3)
+    card.save(tmp_path / "card.json")
+    assert load_card(tmp_path / "card.json") == card
+    assert all(len(check.detail["random"]) == 20 for check in card.checks)
+
+
+def test_a_circuit_without_its_model_or_task_is_refused(circuit):
+    with pytest.raises(UserError, match="has no model to run on"):
+        verify(replace(circuit, model=None), PlantedTask())
+
+    class Other(PlantedTask):
+        name, hash = "other", "e" * 64
+
+    with pytest.raises(UserError, match="is of task planted"):
+        verify(circuit, Other())
