@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from openwork.corpus import Corpus
+from openwork.errors import UserError
+from openwork.viewer.gather import gather
+from openwork.viewer.payload import Payload
+from tests.viewer.toys import ToyTask, toy_card, toy_circuit, toy_model
+
+
+@pytest.fixture(scope="module")
+def payload(tiny_corpus: Corpus) -> Payload:
+    model, task = toy_model(tiny_corpus), ToyTask(tiny_corpus)
+    circuit = toy_circuit(model, task)
+    return gather(circuit, task, toy_card(circuit), model, tiny_corpus)  # pyright: ignore
+
+
+def test_nodes_and_edges_are_the_circuit_s(payload: Payload, tiny_corpus: Corpus) -> None:
+    circuit = toy_circuit(toy_model(tiny_corpus), ToyTask(tiny_corpus))
+
+    assert [node.name for node in payload.nodes] == list(circuit.nodes)
+    named = [(payload.nodes[s].name, payload.nodes[t].name, w) for s, t, w in payload.edges]
+    assert named == [tuple(edge) for edge in circuit.edges]
+    assert {(head.layer, head.head) for head in payload.heads} == {(0, 0), (1, 0)}
+
+
+def test_weights_to_tokens_are_the_non_zero_ones_of_the_example(payload: Payload, tiny_corpus: Corpus) -> None:
+    model = toy_model(tiny_corpus)
+    prompt = {token for member in payload.task.example for token in member.tokens}
+
+    assert {(token, j) for token, j, _ in payload.embedding} == {(token, j) for token in prompt for j in (0, 1)}
+    assert all(weight == float(model.embed.weight.detach()[token, j]) for token, j, weight in payload.embedding)
+    answers = {payload.task.example[0].right, payload.task.example[0].wrong}
+    assert {(j, token) for j, token, _ in payload.unembedding} == {(j, token) for token in answers for j in (0, 1)}
+    assert all(weight == float(model.unembed.weight.detach()[token, j]) for j, token, weight in payload.unembedding)
+
+
+def test_activations_and_patterns_on_the_example_are_the_runs_own(payload: Payload, tiny_corpus: Corpus) -> None:
+    model, task = toy_model(tiny_corpus), ToyTask(tiny_corpus)
+    circuit = toy_circuit(model, task)
+    tokens = task.pairs("validation", 1).tokens[0, :, :-1]  # without the padding behind the answer's place
+    site = "1.attn.v"
+    whole = model.run(tokens, record=[site])[1][site]
+    alone = model.run(tokens, record=[site], edit=circuit.edits())[1][site]
+    node = next(node for node in payload.nodes if node.name == "1.attn.v.head0.ch1")
+
+    assert torch.allclose(torch.tensor(node.model), whole[..., 1])
+    assert torch.allclose(torch.tensor(node.circuit), alone[..., 1])
+    assert len(payload.heads[0].model[0]) == tokens.shape[1]
+
+
+def test_the_answers_probabilities_give_the_losses_again(payload: Payload, tiny_corpus: Corpus) -> None:
+    model, task = toy_model(tiny_corpus), ToyTask(tiny_corpus)
+    circuit, pairs = toy_circuit(model, task), task.pairs("validation", 1)
+
+    def mean_loss(runs: list[float]) -> torch.Tensor:
+        return -torch.tensor(runs).log().mean()
+
+    whole = mean_loss([member.model.of_two for member in payload.task.example])
+    alone = mean_loss([member.circuit.of_two for member in payload.task.example])
+    assert torch.allclose(whole, pairs.loss(model(pairs.flat)), atol=1e-5)
+    assert torch.allclose(alone, pairs.loss(circuit(pairs.flat), circuit.scale, circuit.shift), atol=1e-5)
+
+
+def test_every_token_has_its_text(payload: Payload, tiny_corpus: Corpus) -> None:
+    shown = [token for node in payload.nodes for window in node.positive for token in window.tokens]
+
+    assert shown
+    assert {str(token) for token in shown} <= set(payload.texts)
+    assert payload.texts[str(payload.task.example[0].right)] == "'"
+
+
+def test_parts_that_do_not_belong_together_are_refused(tiny_corpus: Corpus) -> None:
+    model, task = toy_model(tiny_corpus), ToyTask(tiny_corpus)
+    circuit = toy_circuit(model, task)
+    card = toy_card(circuit)
+    wrong = {
+        "model": (replace(circuit, model_hash="0" * 64), task, None),
+        "task": (circuit, replace(task, hash="1" * 64), None),
+        "card's task": (circuit, task, replace(card, task_hash="2" * 64)),
+        "card's size": (circuit, task, replace(card, n_nodes=99)),
+    }
+    for what, (one, other, third) in wrong.items():
+        with pytest.raises(UserError, match=what):
+            gather(one, other, third, model, tiny_corpus)  # pyright: ignore
