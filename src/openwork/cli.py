@@ -1,0 +1,327 @@
+"""The verbs: parse, load, call one function, save, print.
+
+Every command that reports takes ``--json FILE`` and writes there every number that it prints. Exit status 0 on success,
+2 for what the user can mend (one line says how), 130 when stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from openwork.artifacts import Card, load_card, load_circuit, write_atomically
+from openwork.errors import UserError
+
+app = typer.Typer(
+    help="Train language models whose wiring people can read, find their circuits, and test them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+console = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write every number that is printed to this file.")]
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")]
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends in one line and status 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except UserError as error:
+        from openwork.training.loop import Interrupted
+
+        print(f"openwork: {error}", file=sys.stderr)
+        sys.exit(130 if isinstance(error, Interrupted) else 2)
+    except KeyboardInterrupt:
+        print("openwork: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"openwork: {error.strerror or error}{where}; check the path, its rights and the free space",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the training and of the first search.")] = 0,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page where there is a browser.")] = True,
+    json_file: Json = None,
+) -> None:
+    """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
+    from openwork.demo import run_demo
+
+    summary = run_demo(out, seed=seed, console=console, open_page=open_page)
+    _write_json(json_file, summary)
+
+
+@app.command()
+def corpus(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="stdlib, idioms, a directory or file, FILE.jsonl#column, hub:OWNER/NAME, "
+            "or a mixture such as stdlib:0.5,idioms:0.5."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the corpus.")],
+    d_vocab: Annotated[int, typer.Option(help="Size of the vocabulary to train.")] = 2048,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead.")] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop at about this many tokens.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the order.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Build a corpus: text to token shards, with a tokenizer and a manifest."""
+    from openwork.corpus import build_corpus
+    from openwork.progress import corpus_progress
+
+    with corpus_progress(console) as progress:
+        built = build_corpus(
+            source,
+            out,
+            d_vocab=d_vocab,
+            tokenizer=tokenizer,
+            validation_fraction=validation_fraction,
+            max_tokens=max_tokens,
+            seed=seed,
+            progress=progress,
+        )
+    numbers = built.manifest.summary()
+    _print_table(f"corpus {out}", numbers)
+    _write_json(json_file, numbers)
+
+
+@app.command()
+def train(
+    corpus_path: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory that `openwork corpus` wrote.")],
+    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    settings: Settings = None,
+    config: Config = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json_file: Json = None,
+) -> None:
+    """Train a model: weight-sparse by default, dense with sparsity.density=1. Stopped, it goes on where it was."""
+    from openwork.config import read_config
+    from openwork.corpus import open_corpus
+    from openwork.progress import training_progress
+    from openwork.training import TrainConfig, read_metrics
+    from openwork.training import train as run
+
+    wanted = read_config(TrainConfig, config, [*(settings or ()), f"device={device}"])
+    with training_progress(console) as report:
+        run(open_corpus(corpus_path), wanted, out, report)
+    numbers = read_metrics(out)[-1]
+    _print_table(f"model {out}", {name: value for name, value in numbers.items() if not isinstance(value, dict)})
+    _write_json(json_file, numbers)
+
+
+@app.command()
+def tasks(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="Model directory: show its loss on each task.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List the tasks with an example pair; with a MODEL, its unpruned loss and accuracy on each."""
+    from openwork.models import load_model
+    from openwork.tasks.survey import list_tasks, try_tasks
+
+    rows = try_tasks(load_model(model)) if model else list_tasks()
+    _print_rows("tasks", rows)
+    _write_json(json_file, {"tasks": rows})
+
+
+@app.command()
+def prune(
+    model: ModelPath,
+    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`).")],
+    out: Annotated[Path, typer.Option(help="Circuit file to write.")],
+    settings: Settings = None,
+    config: Config = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first search.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Searches; the best circuit is kept.")] = 1,
+    corpus: Annotated[Path | None, typer.Option(help="Corpus for the mean activations, if the model has none.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Find the circuit by which MODEL performs TASK."""
+    from openwork import tasks as task_list
+    from openwork.config import read_config
+    from openwork.corpus import open_corpus
+    from openwork.models import load_model, save_means
+    from openwork.progress import pruning_progress
+    from openwork.pruning import PruneConfig
+    from openwork.pruning import prune as run
+    from openwork.training import corpus_means
+
+    wanted = read_config(PruneConfig, config, settings or ())
+    loaded = load_model(model)
+    if corpus is not None and not loaded.means:
+        loaded.means = corpus_means(loaded, open_corpus(corpus))
+        save_means(loaded, model)
+    with pruning_progress(console, wanted.steps, seeds) as report:
+        circuit = run(
+            loaded, task_list.get(task, loaded.tokenizer), seed=seed, seeds=seeds, config=wanted, report=report
+        )
+    circuit.save(out)
+    numbers = circuit_numbers(circuit)
+    _print_table(f"circuit {out}", {k: v for k, v in numbers.items() if k != "tried"})
+    _print_rows("searches", numbers["tried"])
+    _write_json(json_file, numbers)
+    if not circuit.reached:
+        console.print(
+            f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+        )
+
+
+@app.command()
+def verify(
+    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    out: Annotated[Path | None, typer.Option(help="Write the card to this JSON file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Test whether a circuit is what the model really does, beside controls that could say no."""
+    from dataclasses import asdict
+
+    from openwork import tasks as task_list
+    from openwork.faithfulness import verify as run
+    from openwork.models import load_model
+
+    loaded = load_model(model)
+    circuit = load_circuit(circuit_path, loaded)
+    with console.status("checking") as status:
+        card = run(
+            circuit, task_list.get(circuit.task, loaded.tokenizer), seed=seed, report=lambda name: status.update(name)
+        )
+    _print_rows(f"card of {circuit.task}", card_rows(card))
+    if out is not None:
+        card.save(out)
+    _write_json(json_file, asdict(card))
+
+
+@app.command()
+def view(
+    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
+    card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
+) -> None:
+    """Write the page of a circuit: one HTML file that needs no network."""
+    from openwork import tasks as task_list
+    from openwork.corpus import open_corpus
+    from openwork.models import load_model
+    from openwork.viewer import write_page
+
+    loaded = load_model(model)
+    circuit = load_circuit(circuit_path, loaded)
+    task = task_list.get(circuit.task, loaded.tokenizer)
+    write_page(out, circuit, task, load_card(card) if card else None, loaded, open_corpus(corpus))
+    console.print(f"page: {out.resolve()}")
+
+
+@bench.command("train")
+def bench_train(
+    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 128,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/32",
+    context: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Timed steps of each way.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Training steps per way to take them, beside the naive method and the matrix products alone."""
+    from openwork.bench import bench_training
+    from openwork.config import number
+
+    numbers = bench_training(
+        layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
+    )
+    table = Table("way", "tokens/s", "times naive", title=f"{layers} layers, d_model {d_model}, density {density}")
+    for name, speed in numbers["tokens_per_second"].items():
+        table.add_row(name, f"{speed:,.0f}", f"{numbers['times_naive'][name]:.2f}")
+    console.print(table)
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+def circuit_numbers(circuit: Any) -> dict[str, Any]:
+    """What is reported of a circuit."""
+    return {
+        "task": circuit.task,
+        "reached": circuit.reached,
+        "target": circuit.target,
+        "loss_unpruned": circuit.losses["unpruned"],
+        "loss_circuit": circuit.losses["circuit"],
+        "loss_circuit_uncalibrated": circuit.losses["circuit_uncalibrated"],
+        "nodes": len(circuit.nodes),
+        "possible_nodes": circuit.n_possible_nodes,
+        "edges": len(circuit.edges),
+        "possible_edges": circuit.n_possible_edges,
+        "ablation": circuit.ablation,
+        "seed": circuit.seed,
+        "tried": list(circuit.tried),
+    }
+
+
+def card_rows(card: Card) -> list[dict[str, Any]]:
+    """The card as rows of a table."""
+    return [
+        {
+            "check": check.name,
+            "value": check.value,
+            "control": "" if check.control is None else check.control,
+            "which": check.control_name,
+            "bound": check.threshold,
+            "passed": "yes" if check.passed else "NO",
+        }
+        for check in card.checks
+    ]
+
+
+def _print_table(title: str, numbers: dict[str, Any]) -> None:
+    table = Table("what", "value", title=title)
+    for name, value in numbers.items():
+        table.add_row(name.replace("_", " "), escape(_text(value)))
+    console.print(table)
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _write_json(path: Path | None, numbers: dict[str, Any]) -> None:
+    if path is not None:
+        write_atomically(path, json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The main job, end to end: text -> corpus -> model -> circuit -> card -> page, each a file in one directory.
+
+A stage whose file is there is not run again, so that a demo that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from openwork import tasks
+from openwork.artifacts import Card, Circuit, load_card, load_circuit, write_atomically
+from openwork.config import to_dict
+from openwork.corpus import Corpus, build_corpus
+from openwork.errors import UserError
+from openwork.faithfulness import verify
+from openwork.model import ModelConfig, Transformer
+from openwork.models import load_model
+from openwork.progress import corpus_progress, pruning_progress, training_progress
+from openwork.pruning import PruneConfig, prune
+from openwork.sparsity import SparsityConfig
+from openwork.training import TrainConfig, read_metrics, train
+from openwork.viewer import write_page
+
+TASK = "single_double_quote"
+SOURCE = "stdlib:0.5,idioms:0.5"
+PRUNE = PruneConfig()
+SEEDS = 2
+"""Searches for the circuit; the best is kept."""
+
+
+def train_config(seed: int) -> TrainConfig:
+    """The demo's model and schedule: as much as two cores can do in about eight minutes."""
+    return TrainConfig(
+        model=ModelConfig(n_layers=2, d_model=128, n_ctx=128, bigram="learned"),
+        sparsity=SparsityConfig(density=1 / 32, anneal_end=0.3),
+        tokens=4_000_000,
+        batch_size=32,
+        learning_rate=2e-2,
+        seed=seed,
+    )
+
+
+def run_demo(out: Path, *, seed: int, console: Console, open_page: bool) -> dict[str, Any]:
+    """Run what is not there yet of the demo in `out`, print its summary, and return every number of it."""
+    seconds: dict[str, float] = {}
+    with _timed("corpus", seconds, console), corpus_progress(console) as progress:
+        corpus = build_corpus(SOURCE, out / "corpus", progress=progress)
+    with _timed("train", seconds, console):
+        model = _model(corpus, train_config(seed), out / "model", console)
+    task = tasks.get(TASK, model.tokenizer)
+    with _timed("prune", seconds, console):
+        circuit = _circuit(model, task, seed, out / f"{TASK}.circuit", console)
+    with _timed("verify", seconds, console), console.status("verify"):
+        card = _card(circuit, task, out / "card.json")
+    with _timed("page", seconds, console), console.status("page"):
+        page = (out / "page.html").resolve()
+        write_page(page, circuit, task, card, model, corpus)
+    summary = summarise(out, circuit, card, seconds)
+    write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    console.print(summary_table(summary))
+    console.print(f"page: {page}")
+    if open_page and _has_browser():
+        webbrowser.open(page.as_uri())
+    return summary
+
+
+def _model(corpus: Corpus, config: TrainConfig, path: Path, console: Console) -> Transformer:
+    if (path / "config.json").is_file():
+        about = json.loads((path / "config.json").read_text(encoding="utf-8"))["about"]
+        if (
+            about.get("training") != json.loads(json.dumps(to_dict(config)))
+            or about.get("corpus") != corpus.manifest.hash
+        ):
+            raise UserError(
+                f"{path} was trained with other settings or another corpus; give another --out, or delete it"
+            )
+        return load_model(path)
+    with training_progress(console) as report:
+        return train(corpus, config, path, report)
+
+
+def _circuit(model: Transformer, task: tasks.Task, seed: int, path: Path, console: Console) -> Circuit:
+    if path.is_file():
+        circuit = load_circuit(path, model)
+        circuit.loss(task)
+        return circuit
+    with pruning_progress(console, PRUNE.steps, SEEDS) as report:
+        circuit = prune(model, task, seed=seed, seeds=SEEDS, config=PRUNE, report=report)
+    circuit.save(path)
+    return circuit
+
+
+def _card(circuit: Circuit, task: tasks.Task, path: Path) -> Card:
+    if path.is_file():
+        card = load_card(path)
+        if (card.model_hash, card.task_hash) == (circuit.model_hash, circuit.task_hash):
+            return card
+    card = verify(circuit, task)
+    card.save(path)
+    return card
+
+
+def summarise(out: Path, circuit: Circuit, card: Card, seconds: dict[str, float]) -> dict[str, Any]:
+    """Every number that the demo prints."""
+    return {
+        "task": circuit.task,
+        "target": circuit.target,
+        "reached": circuit.reached,
+        "validation_loss": read_metrics(out / "model")[-1]["validation_loss"],
+        "unpruned_loss": circuit.losses["unpruned"],
+        "circuit_loss": circuit.losses["circuit"],
+        "circuit_loss_uncalibrated": circuit.losses["circuit_uncalibrated"],
+        "nodes": len(circuit.nodes),
+        "possible_nodes": circuit.n_possible_nodes,
+        "edges": len(circuit.edges),
+        "possible_edges": circuit.n_possible_edges,
+        "searches": list(circuit.tried),
+        "checks": {
+            check.name: {
+                "value": check.value,
+                "control": check.control,
+                "threshold": check.threshold,
+                "passed": check.passed,
+            }
+            for check in card.checks
+        },
+        "passed": card.passed and circuit.reached,
+        "seconds": {**seconds, "all": sum(seconds.values())},
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The summary as a table for the terminal."""
+    table = Table("what", "value", "control", "bound", "", title=f"circuit of {summary['task']}")
+    yes = {True: "[green]yes[/]", False: "[bold red]NO[/]"}
+    table.add_row("unpruned loss of the model", f"{summary['unpruned_loss']:.3f}")
+    loss, target = f"{summary['circuit_loss']:.3f}", f"<= {summary['target']}"
+    table.add_row("loss of the circuit", loss, "", target, yes[summary["reached"]])
+    table.add_row("nodes", f"{summary['nodes']} of {summary['possible_nodes']:,}")
+    table.add_row("edges (non-zero weights)", f"{summary['edges']} of {summary['possible_edges']:,}")
+    for name, check in summary["checks"].items():
+        control = "" if check["control"] is None else f"{check['control']:.3f}"
+        table.add_row(name, f"{check['value']:.3f}", control, check["threshold"], yes[check["passed"]])
+    if summary["circuit_loss"] < summary["unpruned_loss"]:
+        table.caption = (
+            "The circuit's loss lies below the model's: pruning and calibration fit the task, read it with care."
+        )
+    return table
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float], console: Console) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began
+    console.print(f"{name}: {seconds[name]:.0f} s", highlight=False)
+
+
+def _has_browser() -> bool:
+    """Whether a page can be shown: a desktop session and a terminal that a person looks at."""
+    desktop = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    return desktop and sys.stdout.isatty()
