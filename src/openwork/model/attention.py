@@ -4,8 +4,9 @@ The sink is one more key whose value is zero: with s = scores and b = the sink's
 
     y = sum_j exp(s_j) v_j / (exp(b) + sum_j exp(s_j)) = sigmoid(logsumexp(s) - b) * attention(q, k, v)
 
-The fused kernel also returns logsumexp(s). Handed the output and the logsumexp *with* the sink, its own backward pass gives the
-exact gradients of q, k and v; the sink's is -p_sink * sum(dy * y). Where that kernel is missing, the sink is an extra key.
+The fused kernel also returns logsumexp(s). Handed the output and the logsumexp *with* the sink, its own backward pass
+gives the exact gradients of q, k and v; the sink's is -p_sink * sum(dy * y). Where that kernel is missing, the sink is
+an extra key.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _SinkAttention(torch.autograd.Function):
 
 
 def _extra_key_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
-    """The sink as key 0: one more channel carries its logit, and a first query, dropped, keeps the causal mask square."""
+    """The sink as key 0: one more channel carries its logit; a first query, dropped, keeps the mask square."""
     d_head = q.shape[-1]
     marker = F.one_hot(torch.tensor(d_head, device=q.device), d_head + 1).to(q)
     sink_key = sink.to(q)[:, None, None] * d_head**0.5 * marker

@@ -15,7 +15,8 @@ from openwork.model.transformer import Transformer
 def mean_activations(model: Transformer, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """For each node site, the mean (width,) of its activations over all positions of `batches`, each (batch, position).
 
-    Give batches of the training corpus: the mean is over the pretraining distribution, the same at every prompt and position.
+    Give batches of the training corpus: the mean is over the pretraining distribution, the same at every prompt and
+    position.
     """
     sites = list(node_sites(model.config))
     sums, count = {site: torch.zeros((), dtype=torch.float64) for site in sites}, 0

@@ -1,7 +1,7 @@
 """Names of sites and nodes: the release's, so that users who know its circuits know ours.
 
-A site is a place in the forward pass (``3.mlp.post_act``); a node is one of its channels (``3.mlp.post_act.790``). In the
-sites of attention heads a node also names its head: ``3.attn.v.head12.ch0``.
+A site is a place in the forward pass (``3.mlp.post_act``); a node is one of its channels (``3.mlp.post_act.790``). In
+the sites of attention heads a node also names its head: ``3.attn.v.head12.ch0``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The transformer of the weight-sparse method (paper, A.1): GPT-2 style, pre-norm, with sparse activations.
 
-One batch of tokens goes through `Transformer.run` from top to bottom. At every site it passes through ``at(site, x)``, the
-one door at which activations are recorded, ablated, gated or steered. This file knows nothing of sparse weights: it builds
-plain linear layers, and `openwork.sparsity` decides which of their entries are zero.
+One batch of tokens goes through `Transformer.run` from top to bottom. At every site it passes through ``at(site, x)``,
+the one door at which activations are recorded, ablated, gated or steered. This file knows nothing of sparse weights: it
+builds plain linear layers, and `openwork.sparsity` decides which of their entries are zero.
 
 Shapes: B batch, T position, D d_model, V d_vocab.
 """
@@ -271,7 +271,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompt: str, n_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> str:
-        """`prompt` and `n_tokens` more tokens (fewer if the text ends), as text; the likeliest ones at temperature 0."""
+        """`prompt` and `n_tokens` more (fewer if the text ends), as text; the likeliest ones at temperature 0."""
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer; load it with openwork.load_model")
         device = self.embed.weight.device

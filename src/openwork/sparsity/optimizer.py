@@ -1,4 +1,4 @@
-"""Adam as the method uses it: the whole model's gradient is scaled to RMS 1 at every step, and eps is 0.1 (paper, A.2)."""
+"""Adam as the method uses it: the model's gradient is scaled to RMS 1 at every step, eps is 0.1 (paper, A.2)."""
 
 from __future__ import annotations
 

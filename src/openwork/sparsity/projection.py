@@ -1,6 +1,7 @@
-"""The projection after every optimiser step: each matrix keeps its k largest magnitudes, the rest become zeros (paper, 2.1).
+"""The projection after every optimiser step: each matrix keeps its k largest magnitudes (paper, 2.1).
 
-Which tensor keeps how many is a list of `Quota`, made from the model and the density of the moment; `project_` carries it out.
+Which tensor keeps how many is a list of `Quota`, made from the model and the density of the moment; `project_` carries
+it out.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class SparsityConfig:
                 raise UserError(f"sparsity.{name} is {value}; it must lie in (0, 1]")
         if not 0 <= self.anneal_start <= self.anneal_end <= 1:
             raise UserError(
-                f"sparsity.anneal_start {self.anneal_start} and anneal_end {self.anneal_end} must be ordered within 0 and 1"
+                f"sparsity.anneal_start {self.anneal_start} and anneal_end {self.anneal_end} must be ordered within "
+                "0 and 1"
             )
         if self.floor < 0:
             raise UserError(f"sparsity.floor is {self.floor}; it must be at least 0")
@@ -64,9 +66,10 @@ class Quota:
 def quotas(model: nn.Module, config: SparsityConfig, density: float) -> list[Quota]:
     """The quota of every sparse parameter of `model` at `density`, between 1 and ``config.density``.
 
-    The floor counts along the inputs of q, k, v and the MLP's first matrix, and along the outputs of the two projections back
-    into the residual stream: always per neuron or attention channel (paper, A.2). Norms, sinks, positions and the bigram table
-    stay dense. Embeddings and biases move in step with the matrices, from 1 to their own densities.
+    The floor counts along the inputs of q, k, v and the MLP's first matrix, and along the outputs of the two
+    projections back into the residual stream: always per neuron or attention channel (paper, A.2). Norms, sinks,
+    positions and the bigram table stay dense. Embeddings and biases move in step with the matrices, from 1 to their own
+    densities.
 
     Raises:
         UserError: the floors alone need more entries than a matrix may keep.
@@ -81,8 +84,9 @@ def quotas(model: nn.Module, config: SparsityConfig, density: float) -> list[Quo
         lines = parameter.shape[1 - axis] if floor else 0
         if floor * lines > k:
             raise UserError(
-                f"{name} {tuple(parameter.shape)} may keep {k} weights at density {now:.4g}, but {lines} neurons or channels with "
-                f"sparsity.floor {floor} need {floor * lines}; raise sparsity.density or lower sparsity.floor"
+                f"{name} {tuple(parameter.shape)} may keep {k} weights at density {now:.4g}, but {lines} neurons or "
+                f"channels with sparsity.floor {floor} need {floor * lines}; raise sparsity.density or lower "
+                "sparsity.floor"
             )
         plan.append(Quota(name, parameter, k, floor, axis))
     return plan
@@ -102,7 +106,7 @@ def _rule(name: str, config: SparsityConfig) -> tuple[float, int, Literal[0, 1]]
 
 @torch.no_grad()
 def project_(plan: Sequence[Quota]) -> None:
-    """Zero, in place, all but the k largest magnitudes of each parameter (with its floor); ties go to the lower index."""
+    """Zero, in place, all but the k largest magnitudes of each parameter, its floor among them."""
     for quota in plan:
         keep_topk_(quota.parameter, quota.k, quota.floor, quota.axis)
 

@@ -6,7 +6,7 @@ from openwork.sparsity.projection import SparsityConfig
 
 
 def density_at(progress: float, config: SparsityConfig) -> float:
-    """Density of the weight matrices: 1 until `anneal_start`, `density` from `anneal_end` on, falling between the two."""
+    """Density of the weight matrices: 1 until `anneal_start`, then falling, `density` from `anneal_end` on."""
     span = config.anneal_end - config.anneal_start
     done = (progress - config.anneal_start) / span if span > 0 else float(progress >= config.anneal_end)
     done = min(1.0, max(0.0, done))
@@ -18,7 +18,7 @@ def density_at(progress: float, config: SparsityConfig) -> float:
 
 
 def sharkfin(density: float, config: SparsityConfig) -> float:
-    """The factor 1 / sqrt(L0) on the learning rate, normalised to 1 at the final L0 (not at dense, where it is smallest).
+    """The factor 1 / sqrt(L0) on the learning rate, 1 at the final L0 (not at dense, where it is smallest).
 
     So a learning rate is stated for the sparse end of training, as in the paper's release (A.2).
     """

@@ -29,8 +29,8 @@ Trained by Openwork on `{source}` ({train_tokens:,} tokens in the corpus, {token
     model = openwork.load_model("{path}")
     print(model.generate("def main(", 40))
 
-It was trained to be read, not to be relied on: it is small, it writes Python that looks right and often is not, and it repeats
-what its corpus says. The licence of the corpus applies to what it reproduces.
+It was trained to be read, not to be relied on: it is small, it writes Python that looks right and often is not, and it
+repeats what its corpus says. The licence of the corpus applies to what it reproduces.
 """
 
 

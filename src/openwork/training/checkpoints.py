@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
-The data of a step is a function of its number and every random draw has its own seed, so the state is the step, the weights
-and Adam's moments. Two checkpoints are kept; a damaged newest one is named and the older one is used.
+The data of a step is a function of its number and every random draw has its own seed, so the state is the step, the
+weights and Adam's moments. Two checkpoints are kept; a damaged newest one is named and the older one is used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def save_checkpoint(
 
 
 def resume(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> int:
-    """Put the newest whole checkpoint of `directory` into `model` and `optimizer`; returns its step, 0 if there is none.
+    """Put the newest whole checkpoint of `directory` into `model` and `optimizer`; returns its step, else 0.
 
     Raises:
         UserError: the run there was made with another config or corpus, or no checkpoint of several is whole.

@@ -226,8 +226,8 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
 def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise UserError(
-            f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has {corpus.tokenizer.d_vocab} tokens; "
-            f"set model.d_vocab={corpus.tokenizer.d_vocab}"
+            f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has "
+            f"{corpus.tokenizer.d_vocab} tokens; set model.d_vocab={corpus.tokenizer.d_vocab}"
         )
 
 

@@ -16,7 +16,7 @@ from openwork.model import Transformer
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and TensorBoard; opened at a step, it first drops what was logged after that step."""
+    """Appends to ``metrics.jsonl`` and TensorBoard; opened at a step, it drops what was logged after it."""
 
     def __init__(self, directory: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
