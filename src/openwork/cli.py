@@ -225,18 +225,22 @@ def view(
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
     card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
+    svg: Annotated[Path | None, typer.Option(help="Save the drawing as this SVG (needs Chromium or Chrome).")] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
     from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
-    from openwork.viewer import write_page
+    from openwork.viewer import picture, write_page
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     task = task_list.get(circuit.task, loaded.tokenizer)
     write_page(out, circuit, task, load_card(card) if card else None, loaded, open_corpus(corpus))
-    console.print(f"page: {out.resolve()}")
+    console.print(f"page: {out.resolve()}", soft_wrap=True)
+    if svg is not None:
+        picture(out, svg)
+        console.print(f"drawing: {svg.resolve()}", soft_wrap=True)
 
 
 @bench.command("train")
