@@ -221,6 +221,9 @@ def prune(
 def verify(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the card to this JSON file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
     json_file: Json = None,
@@ -236,7 +239,10 @@ def verify(
     circuit = load_circuit(circuit_path, loaded)
     with console.status("checking") as status:
         card = run(
-            circuit, task_list.get(circuit.task, loaded.tokenizer), seed=seed, report=lambda name: status.update(name)
+            circuit,
+            task_list.get(task or circuit.task, loaded.tokenizer),
+            seed=seed,
+            report=lambda name: status.update(name),
         )
     _print_rows(f"card of {circuit.task}", card_rows(card))
     if out is not None:
@@ -250,6 +256,9 @@ def view(
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
     card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
@@ -260,8 +269,8 @@ def view(
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    task = task_list.get(circuit.task, loaded.tokenizer)
-    write_page(out, circuit, task, load_card(card) if card else None, loaded, open_corpus(corpus))
+    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
     console.print(f"page: {out.resolve()}")
 
 

@@ -17,8 +17,8 @@ FORMS = (
         templates=fill(
             (
                 "$name1 = {}\n",
-                "$func1({})\n",
-                "$name1 = $func1({})\n",
+                "$func1($name4, {})\n",
+                "$name1 = $func1($name4, {})\n",
                 "def $func1($name2):\n    return {}\n",
                 "for $name1 in $name2:\n    $name4 = {}\n",
                 "def $func1($name2):\n    $name1 = {}\n",

@@ -21,7 +21,7 @@ FORMS = (
         ),
         held_out=(
             f"async def $func1($name1<=None|, $name2>{TOP}",
-            f"@$verb1\ndef $func1($name1<=None|, $name2>{TOP}",
+            f"@$name4.$verb1\ndef $func1($name1<=None|, $name2>{TOP}",
             f"def $func1($name4, /, $name1<=None|, $name2>{TOP}",
             f"def $func1($name4):\n    def $func2($name1<=None|, $name2>{INSIDE}",
             f"if $name4:\n    def $func1($name1<=False|, $name2>{INSIDE}",

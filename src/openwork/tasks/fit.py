@@ -13,7 +13,7 @@ from openwork.tasks.sources import Templates
 from openwork.tasks.templates import SPLITS, Candidate, Form, Split, Words, draw, words_of
 
 MEND = "use another task, or a tokenizer with a larger vocabulary or learnt from Python code"
-TRIALS = 8
+TRIALS = 16
 """Pairs on which a template is tried, with the words of each split that it serves."""
 NEEDED = 2
 """Of these, pairs without fault that a template needs to be used."""
@@ -35,21 +35,20 @@ def fit(name: str, description: str, forms: tuple[Form, ...], tokenizer: Tokeniz
             words: dict[Split, Words] = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
             usable, left_out = _suited(name, form, words, tokenizer)
             task = Task(name, description, Templates(usable, words), tokenizer, left_out)
-            check_number(task, FEWEST_PAIRS)
+            _check_number(task)
             return task
         except UserError as failure:
             failures.append(failure)
     raise failures[0]
 
 
-def check_number(task: Task, needed: int) -> None:
-    """Raise a UserError if a split of `task` has fewer than `needed` different pairs."""
+def _check_number(task: Task) -> None:
     for split in SPLITS:
-        found = len(set(task.pairs(split, needed).prompts))
-        if found < needed:
+        found = len(set(task.pairs(split, FEWEST_PAIRS).prompts))
+        if found < FEWEST_PAIRS:
             raise UserError(
                 f"task {task.name} has only {found} different {split} pairs with this tokenizer, "
-                f"it needs {needed}; {MEND}"
+                f"it needs {FEWEST_PAIRS}; {MEND}"
             )
 
 

@@ -26,7 +26,7 @@ FORMS = (
         ),
         held_out=(
             f"async def $func1($name2):\n{_loop(1)}",
-            f"def $func1($name2):\n    try:\n{_loop(2)}    finally:\n        $verb3()\n",
+            f"def $func1($name2):\n    while $name2 and $name3:\n{_loop(2)}",
             f"def $func1($name2):\n    with $name2:\n{_loop(2)}",
             f"def $func1($name2):\n    global $name3\n{_loop(1)}",
             f"def $func1($name2):\n    def $func2():\n{_loop(2)}",

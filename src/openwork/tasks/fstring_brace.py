@@ -27,7 +27,7 @@ FORMS = (
                 "def $func1($name2):\n    yield {}\n",
                 "$name1 = $name3 or {}\n",
                 "$name1 = lambda $name2: {}\n",
-                "$name1[$name3] = {}\n",
+                "$name1: $name3 = {}\n",
                 "assert $name1 == {}\n",
                 "with $name2:\n    $name1 = {}\n",
                 "$name1, $name3 = $name4, {}\n",

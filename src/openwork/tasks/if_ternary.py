@@ -5,7 +5,7 @@ from __future__ import annotations
 from openwork.tasks.templates import Form
 
 DESCRIPTION = "begin a block after an `if` of its own, else give the other value"
-SIDES = (" + 1", " - 1", ".strip()")
+SIDES = (" + 1", " - 1", " * 2")
 """Ends of a value, so that both members have the same number of tokens."""
 
 

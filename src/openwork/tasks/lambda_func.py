@@ -25,7 +25,7 @@ FORMS = (
             *fill(
                 (
                     "def $func1($name3):\n    yield {}\n",
-                    "$name1 = $name4 or {}\n",
+                    "$name1 = [$name4, {}]\n",
                     "$name1.$name4 = {}\n",
                     "$name1[$name4] = {}\n",
                     "$name1, $name4 = $name3, {}\n",
@@ -33,7 +33,7 @@ FORMS = (
                 ),
                 MADE,
             ),
-            "async def $func1($name3):\n    return <lambda|await> $name2<?>< $name2 + $num1|$name3)>\n",
+            "async def $func1($name3):\n    return <lambda|not> $name2<?>< $name2 + $num1|$name3)>\n",
         ),
     ),
 )

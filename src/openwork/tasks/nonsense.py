@@ -10,7 +10,7 @@ from openwork.errors import UserError
 from openwork.tasks.base import NONSENSE, Task
 from openwork.tasks.templates import SPLITS
 
-SEEN = 64
+SEEN = 256
 """Pairs of each split, none of whose tokens becomes an answer."""
 WORD = re.compile(r" ?[a-z]{3,}")
 """What an answer looks like, if the vocabulary has two such tokens."""

@@ -44,9 +44,9 @@ def _shown(pair: tasks.Candidate, member: int) -> str:
 
 @torch.no_grad()
 def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[dict[str, Any]]:
-    """A row for each of the tasks `names`: the unpruned model's loss in nats and accuracy.
+    """A row for each of the tasks `names`: the unpruned model's loss in nats and its accuracy.
 
-    Both are of `n` validation and `n` held-out pairs. A task that does not suit the model's tokenizer has the reason instead.
+    They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer has the reason instead.
     """
     rows = []
     for name in names:

@@ -26,7 +26,7 @@ FORMS = (
                     "async def $func1($arg1, $arg2):\n    {}",
                     "with $name1:\n    {}",
                     "def $func1():\n    global $arg1, $arg2\n    {}",
-                    "try:\n    {}except $title1:\n    pass\n",
+                    "while $arg1 and $arg2:\n    {}",
                     "$arg1 = $arg2 = $name1\n{}",
                 ),
                 SWAP,

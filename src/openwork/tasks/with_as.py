@@ -30,7 +30,7 @@ FORMS = (
             f"def $func1($name1):\n    while $name1 and $name3:\n{_ask('$func2($name1)', 2)}",
             f"def $func1($name1):\n    def $func4():\n{_ask('$func2($name1)', 2)}",
             f"def $func1($name1, *$name3):\n{_ask('$func2(*$name3)', 1)}",
-            f"$func1 = $name4\n{_ask('$func2($name1)', 0, 'assert')}",
+            f"async def $func1($name1):\n    if $name1:\n{_ask('$name1.$verb2()', 2)}",
         ),
     ),
 )

@@ -26,7 +26,7 @@ FORMS = (
             (
                 f"with $func1($name1), {OPEN} as $name2:\n    $func2($name2)\n",
                 f"def $func1($name1):\n    yield {OPEN}\n",
-                f"$name1 = {OPEN.replace('{}', '$noun1/$noun2/{}')}\n",
+                f"$name1.$name2 = {OPEN.replace('{}', '$noun1/$noun2/{}')}\n",
                 f"$name1 = [{OPEN} for $name2 in $name3]\n",
                 f"async def $func1($name1):\n    with {OPEN} as $name2:\n        $func2($name2)\n",
                 f"$name1 = lambda: {OPEN}\n",
