@@ -1,33 +1,14 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.tasks.samples import quotes, write
 
 from openwork import tasks
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.tasks.survey import lint_task
-
-NOUNS = ("name", "value", "key", "data", "path", "file", "line", "text", "item", "node", "list", "size")
-VERBS = ("get", "set", "add", "load")
-
-
-def quotes(count: int = 32) -> list[dict[str, Any]]:
-    """Members of `count` pairs: ``verb('noun`` is closed with the mark that opened it."""
-    places = [(verb, noun) for verb in VERBS for noun in NOUNS][:count]
-    return [
-        {"prompt": f"{verb}({mark}{noun}", "right": f"{mark})", "wrong": f"{other})"}
-        for verb, noun in places
-        for mark, other in (("'", '"'), ('"', "'"))
-    ]
-
-
-def write(path: Path, members: list[Any]) -> str:
-    path.write_text("\n".join(json.dumps(member) for member in members) + "\n", encoding="utf-8")
-    return str(path)
 
 
 def test_written_pairs_make_a_task(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:

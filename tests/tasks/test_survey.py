@@ -4,18 +4,11 @@ import math
 
 import pytest
 import torch
+from tests.tasks.samples import small_model
 
 from openwork import tasks
 from openwork.corpus import Tokenizer
-from openwork.model import ModelConfig, Transformer
 from openwork.tasks.survey import list_tasks, try_tasks
-
-
-def small_model(tokenizer: Tokenizer) -> Transformer:
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=96, d_vocab=tokenizer.d_vocab)).eval()
-    model.tokenizer = tokenizer
-    return model
 
 
 def test_every_task_is_listed_with_a_pair() -> None:

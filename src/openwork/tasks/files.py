@@ -58,7 +58,9 @@ def written_task(path: Path, tokenizer: Tokenizer) -> Task:
         raise UserError(
             f"{path}, {faulty[0].where}: {faulty[0].fault} ({count}; openwork tasks MODEL --lint {path} shows them all)"
         )
-    pairs = {split: tuple(entry.candidate for entry in entries if entry.split == split) for split in SPLITS}
+    pairs: dict[Split, tuple[Candidate, ...]] = {
+        split: tuple(entry.candidate for entry in entries if entry.split == split) for split in SPLITS
+    }
     for split in SPLITS:
         if len(pairs[split]) < FEWEST_WRITTEN:
             raise UserError(
@@ -131,7 +133,7 @@ def read_entries(path: Path) -> list[Entry]:
     return entries
 
 
-def _member(where: str, line: str) -> dict[str, str]:
+def _member(where: str, line: str) -> dict[str, Any]:
     """What one line says; `where` names it."""
     try:
         member: Any = json.loads(line)
@@ -149,7 +151,7 @@ def _member(where: str, line: str) -> dict[str, str]:
     return member
 
 
-def _faults(a: dict[str, str], b: dict[str, str], dealt: bool) -> list[str]:
+def _faults(a: dict[str, Any], b: dict[str, Any], dealt: bool) -> list[str]:
     """What members `a` and `b` get wrong together."""
     faults = []
     if (a["right"], a["wrong"]) != (b["wrong"], b["right"]):

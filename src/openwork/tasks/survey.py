@@ -15,7 +15,7 @@ from openwork.model import Transformer
 from openwork.tasks.files import linted, read_entries
 from openwork.tasks.fit import template_faults, words_for
 from openwork.tasks.lint import Linter
-from openwork.tasks.templates import SPLITS, Split
+from openwork.tasks.templates import SPLITS, Split, Words
 
 PAIRS = 256
 SHOWN: tuple[tuple[Split, str], ...] = (("validation", ""), ("held_out", "held-out "))
@@ -84,7 +84,7 @@ def lint_task(name: str, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
         return [{"where": entry.where, "split": entry.split, "fault": entry.fault} for entry in entries]
     rows = []
     for form in tasks.forms_of(name)[1]:
-        words = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
+        words: dict[Split, Words] = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
         faults = template_faults(form, words, Linter(tokenizer))
         for split, templates in (("train, validation", form.templates), ("held_out", form.held_out)):
             rows += [{"where": repr(text), "split": split, "fault": faults.get(text, "")} for text in templates]
