@@ -46,7 +46,9 @@ def test_every_flipped_bit_is_refused(tmp_path, bit):
             load_tensors(path, "thing")
 
 
-@pytest.mark.parametrize("text", ["[]", "3", '{"kind": "thing"}', '{"kind": "thing", "format_version": "x"}', "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"kind": "thing"}', '{"kind": "thing", "format_version": "x"}', "[" * 9999]
+)
 def test_a_hostile_header_is_refused(tmp_path, text):
     (tmp_path / "x").write_bytes(save({}, metadata={"openwork": f"0 {text}"}))
     with pytest.raises(UserError, match="no whole thing file"):
