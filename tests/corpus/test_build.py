@@ -15,7 +15,6 @@ from openwork.corpus import Corpus, Tokenizer, build_corpus, open_corpus
 from openwork.corpus.shards import ShardWriter
 from openwork.errors import UserError
 
-
 build_module = importlib.import_module("openwork.corpus.build")
 
 
