@@ -35,7 +35,10 @@ PATTERN = "|".join(
 )
 SMALLEST = 256 + 1
 """Every byte and the end-of-text token."""
-PIECES = ("('", '("', "')", '")', "[[", "]]", ".add", " +=")
+PIECES = (
+    *("('", '("', "')", '")', "[[", "]]", ".add", " +=", "):", " =", " ==", " {"),
+    *(" as", " in", " else", " enumerate", " range", " " * 8, " " * 12),
+)
 """What the tasks choose between: each is to be one token, also where a corpus has few of them (paper, table 1)."""
 BYTES_PER_PIECE = 10_000
 """Training text for each time that the pieces are shown beside it: often enough for a vocabulary of 2048."""
