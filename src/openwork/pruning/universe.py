@@ -1,0 +1,84 @@
+"""The universe of a search: some nodes of a model and the weights between them, numbered: circuits are vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openwork.artifacts import Edge
+from openwork.model import Transformer, matrices, node_name, node_sites
+
+
+@dataclass(frozen=True)
+class Universe:
+    """Some nodes of a model and all non-zero weights between them, numbered in forward order."""
+
+    kept: dict[str, Tensor]
+    """For every node site the indices of its nodes, ascending; q and k of a layer have the same."""
+    nodes: dict[str, slice]
+    """For every node site, the numbers of its nodes."""
+    edges: dict[str, slice]
+    """For every target site, the numbers of its edges."""
+    source: Tensor
+    """(edges,): the number of each edge's source node."""
+    target: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, model: Transformer, kept: Mapping[str, Tensor]) -> Universe:
+        """All of `kept`, where a site that it lacks has no nodes."""
+        whole = {site: kept.get(site, torch.zeros(0, dtype=torch.int64)) for site in node_sites(model.config)}
+        for site in whole:
+            if site.endswith("attn.q"):
+                both = torch.cat([whole[site], whole[_twin(site)]]).unique()
+                whole[site] = whole[_twin(site)] = both
+        nodes, n = {}, 0
+        for site, indices in whole.items():
+            nodes[site] = slice(n, n + len(indices))
+            n += len(indices)
+        edges, sources, targets, weights, n = {}, [], [], [], 0
+        for matrix in matrices(model):
+            part = matrix.weight[whole[matrix.target]][:, whole[matrix.source]]
+            rows, columns = part.nonzero().unbind(1)
+            edges[matrix.target] = slice(n, n + len(rows))
+            n += len(rows)
+            sources.append(columns + nodes[matrix.source].start)
+            targets.append(rows + nodes[matrix.target].start)
+            weights.append(part[rows, columns])
+        return cls(whole, nodes, edges, torch.cat(sources), torch.cat(targets), torch.cat(weights))
+
+    @property
+    def n_nodes(self) -> int:
+        return max(stretch.stop for stretch in self.nodes.values())
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.source)
+
+    def ends(self, edge: Tensor) -> Tensor:
+        """Nodes (M, nodes) that are an end of any open edge (M, edges): 1 or 0."""
+        zeros = edge.new_zeros(*edge.shape[:-1], self.n_nodes)
+        reach = [index.expand(edge.shape) for index in (self.source, self.target)]
+        return zeros.scatter_reduce(-1, reach[0], edge, "amax").scatter_reduce(-1, reach[1], edge, "amax")
+
+    def between(self, node: Tensor) -> Tensor:
+        """Edges (M, edges) whose two ends are open in node (M, nodes)."""
+        return node[..., self.source] * node[..., self.target]
+
+    def circuit_parts(self, model: Transformer, edge: Tensor) -> tuple[dict[str, Tensor], tuple[Edge, ...]]:
+        """Kept indices per site and the edges themselves, of the open edges (edges,) and their ends."""
+        node = self.ends(edge[None])[0] > 0
+        kept = {site: self.kept[site][node[stretch]] for site, stretch in self.nodes.items()}
+        names = [node_name(site, i, model.config.d_head) for site, index in self.kept.items() for i in index.tolist()]
+        places = zip(self.source.tolist(), self.target.tolist(), self.weight.tolist(), (edge > 0).tolist(), strict=True)
+        edges = tuple(
+            Edge(names[source], names[target], weight) for source, target, weight, is_open in places if is_open
+        )
+        return {site: index for site, index in kept.items() if len(index)}, edges
+
+
+def _twin(site: str) -> str:
+    return site.replace("attn.q", "attn.k")
