@@ -1,6 +1,7 @@
-"""Pruning: gates on nodes, the search for a circuit, and its edges."""
+"""Pruning: the search for a circuit: gates on nodes and on single weights, and closing what is not needed."""
 
+from openwork.pruning.config import PruneConfig
 from openwork.pruning.edges import count_possible_edges, edges_between
-from openwork.pruning.search import PruneConfig, ablation_values, prune
+from openwork.pruning.search import ablation_values, prune
 
 __all__ = ["PruneConfig", "ablation_values", "count_possible_edges", "edges_between", "prune"]

@@ -1,12 +1,16 @@
 """Pruning: from a model and a task to a circuit (paper, 2.2 and A.5).
 
-learn one gate per node  ->  rank by tau  ->  fewest that reach the target  ->  close what is not needed  ->  calibrate
+shortlist nodes by gradients of the whole model
+->  learn gates on nodes, many prices and seeds at once, dropping the worse half again and again
+->  learn gates on the single weights between the nodes that are left
+->  close what is not needed until no node or edge can go  ->  calibrate
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,46 +19,46 @@ from torch import Tensor
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
 from openwork.model import Transformer, node_name, node_sites
-from openwork.pruning.discretise import calibrate, clean_up, fewest
-from openwork.pruning.edges import count_possible_edges, edges_between
-from openwork.pruning.gates import Gates, StepGate
+from openwork.pruning.attribution import influence, integrated_gradients, split_by_site
+from openwork.pruning.calibration import calibrate, calibrated_losses, losses
+from openwork.pruning.compact import Compact
+from openwork.pruning.config import PruneConfig
+from openwork.pruning.edges import count_possible_edges
+from openwork.pruning.gates import gate_of_node
+from openwork.pruning.judge import Judge
+from openwork.pruning.learn import Trials, learn
+from openwork.pruning.minimal import eliminate, fewest
+from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs, Task
 
 Report = Callable[[dict[str, Any]], None]
+POOL = 256
+"""Training pairs that steps draw from."""
+QUICK_PAIRS = 32
+"""Pairs on which the shortlist is made and trials are compared half-way."""
+MOST_CANDIDATES = 4096
+GIVEN_UP = -0.2
+"""Tau at which a gate that is as low in all trials is given up."""
+AIMS = (1.0, 0.9, 0.8, 0.65)
+"""Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
 
 @dataclass(frozen=True)
-class PruneConfig:
-    """How a circuit is looked for. The defaults need no tuning per model or task."""
+class Problem:
+    """What every phase of one search needs."""
 
-    target: float = 0.15
-    """Task loss that the circuit must reach, in nats (paper: 0.15)."""
-    ablation: Ablation = "mean"
-    """What a node outside the circuit is set to: its mean over the corpus, or zero."""
-    steps: int = 400
-    pairs: int = 48
-    """Pairs per step."""
-    learning_rate: float = 1e-2
-    k_coef: float = 5e-4
-    """Price of a node, in nats."""
-    init_bias: float = 0.1
-    init_noise: float = 0.01
-    """The gates start at init_bias + init_noise * normal."""
-    weight_decay: float = 1e-3
-    beta2: float = 0.95
-    warmup: float = 0.05
-    """Fraction of the steps over which the learning rate rises."""
-    temperature: float = 1.0
-    """Of the sigmoid whose derivative stands for the step's."""
-    fixed_pairs: int = 128
-    """Training pairs on which gates are ranked, counted and cleaned up."""
-    validation_pairs: int = 256
-    """Validation pairs of the stated loss."""
+    model: Transformer
+    task: Task
+    values: dict[str, Tensor]
+    config: PruneConfig
+    report: Report
 
-    def __post_init__(self) -> None:
-        for name in ("target", "steps", "pairs", "learning_rate", "temperature", "fixed_pairs", "validation_pairs"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0")
+    def pairs(self, n: int, purpose: int, seed: int) -> Pairs:
+        """`n` training pairs, others for each purpose and seed."""
+        return self.task.pairs("train", n, seed=1_000_000 * purpose + seed)
+
+    def judge(self, universe: Universe, pairs: Pairs) -> Judge:
+        return Judge(self.model, universe, self.values, pairs)
 
 
 def prune(
@@ -68,34 +72,35 @@ def prune(
 ) -> Circuit:
     """The smallest circuit found for `task` in `model` over `seeds` searches, the first with `seed`.
 
-    A circuit that reaches the target counts before one that does not, then the one with fewer nodes; what the others
-    reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the nearest one is
-    returned. `report` gets progress: the phase, its step, the loss and the size.
+    A circuit that reaches the target counts before one that does not, then the one with fewer edges, then fewer nodes;
+    what the others reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the
+    nearest one is returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
         UserError: mean ablation and the model has no means.
     """
     config = config or PruneConfig()
-    values = ablation_values(model, config.ablation)
-    requires_grad = [parameter.requires_grad for parameter in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        found = [_prune_once(model, task, values, config, seed + i, report) for i in range(seeds)]
-    finally:
-        for parameter, required in zip(model.parameters(), requires_grad, strict=True):
-            parameter.requires_grad_(required)
-    best = min(found, key=lambda c: (not c.reached, len(c.nodes) if c.reached else c.losses["circuit"]))
+    problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
+    with _frozen(model):
+        universe = shortlist(problem, seed)
+        nodes, trials = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
+        edges, trials, node_circuits = learn_edges(problem, nodes, trials)
+        found = [
+            smallest(problem, edges, [(trials.tau[i] > 0).float(), node_circuits[i]], trials.seed[i])
+            for i in range(seeds)
+        ]
     tried = tuple(
         {
             "seed": c.seed,
+            "k_coef": k_coef,
             "reached": c.reached,
             "loss": c.losses["circuit"],
             "nodes": len(c.nodes),
             "edges": len(c.edges),
         }
-        for c in found
+        for c, k_coef in zip(found, trials.k_coef, strict=True)
     )
-    return Circuit(**{**vars(best), "tried": tried})
+    return replace(min(found, key=order), tried=tried)
 
 
 def ablation_values(model: Transformer, ablation: Ablation) -> dict[str, Tensor]:
@@ -110,135 +115,207 @@ def ablation_values(model: Transformer, ablation: Ablation) -> dict[str, Tensor]
     return dict(model.means)
 
 
-def _prune_once(
-    model: Transformer, task: Task, values: dict[str, Tensor], config: PruneConfig, seed: int, report: Report
-) -> Circuit:
-    gates = Gates.of(model.config)
-    tau = learn_gates(model, task, gates, values, config, seed, report)
-    ranking = tau.argsort(descending=True, stable=True)
-    fixed = task.pairs("train", config.fixed_pairs, seed=1_000_000 + seed)
-    judge = Judge(model, gates, values, fixed)
+def shortlist(problem: Problem, seed: int) -> Universe:
+    """Nodes that matter by integrated gradients or by influence, enough for the task with a good margin.
 
-    def loss_of(numbers: Tensor) -> float:
-        loss = judge.loss(numbers)
-        report({"phase": "clean up", "seed": seed, "loss": loss, "nodes": int(judge.nodes_per_gate[numbers].sum())})
-        return loss
-
-    kept, aim = ranking, config.target
-    for _ in range(3):
-        needed = fewest(ranking, loss_of, aim)
-        if needed is None:
-            break
-        kept = clean_up(needed, loss_of, aim)
-        circuit = _circuit(model, task, gates, values, kept, config, seed, fixed)
-        if circuit.reached:
-            return circuit
-        aim *= 0.8
-    open_gates = (tau > 0).nonzero().squeeze(1) if kept is ranking else kept
-    return _circuit(model, task, gates, values, open_gates, config, seed, fixed)
-
-
-def learn_gates(
-    model: Transformer,
-    task: Task,
-    gates: Gates,
-    values: dict[str, Tensor],
-    config: PruneConfig,
-    seed: int,
-    report: Report,
-) -> Tensor:
-    """The gates' tau (n,) that minimise task loss + k_coef * open nodes, on fresh training pairs at every step."""
-    generator = torch.Generator().manual_seed(seed)
-    start = config.init_bias + config.init_noise * torch.randn(gates.n, generator=generator)
-    tau = start.requires_grad_()
-    price = config.k_coef * gates.nodes_per_gate()
-    adam = torch.optim.AdamW([tau], config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
-    for step in range(config.steps):
-        progress = (step + 1) / config.steps
-        adam.param_groups[0]["lr"] = config.learning_rate * min(1, progress / config.warmup) * (1 - step / config.steps)
-        pairs = task.pairs("train", config.pairs, seed=seed * config.steps + step)
-        gate = StepGate.apply(tau, config.temperature)
-        loss = pairs.loss(model.run(pairs.flat, edit=gates.edits(gate, values))[0])
-        adam.zero_grad()
-        (loss + (price * gate).sum()).backward()
-        torch.nn.utils.clip_grad_norm_([tau], 1.0)
-        adam.step()
-        with torch.no_grad():
-            tau.clamp_(-1, 1)
-        nodes = int((price.detach() * gate.detach()).sum() / config.k_coef) if config.k_coef else 0
-        report(
-            {
-                "phase": "learn gates",
-                "seed": seed,
-                "step": step + 1,
-                "n_steps": config.steps,
-                "loss": loss.item(),
-                "nodes": nodes,
-            }
-        )
-    return tau.detach()
-
-
-class Judge:
-    """The loss of any set of gates on fixed pairs."""
-
-    def __init__(self, model: Transformer, gates: Gates, values: dict[str, Tensor], pairs: Pairs) -> None:
-        self.model, self.gates, self.values, self.pairs = model, gates, values, pairs
-        self.nodes_per_gate = gates.nodes_per_gate()
-
-    @torch.no_grad()
-    def differences(self, numbers: Tensor) -> Tensor:
-        """Logit differences A - B (pair, 2) with only the gates `numbers` open."""
-        gate = torch.zeros(self.gates.n)
-        gate[numbers] = 1
-        logits = self.model.run(self.pairs.flat, edit=self.gates.edits(gate, self.values))[0]
-        return self.pairs.differences(logits)
-
-    def loss(self, numbers: Tensor) -> float:
-        """Loss in nats, before calibration."""
-        return float(self.pairs.losses(self.differences(numbers)))
-
-
-def _circuit(
-    model: Transformer,
-    task: Task,
-    gates: Gates,
-    values: dict[str, Tensor],
-    numbers: Tensor,
-    config: PruneConfig,
-    seed: int,
-    fixed: Pairs,
-) -> Circuit:
-    """The circuit of the gates `numbers`: calibrated on the `fixed` pairs, its stated loss on the validation pairs."""
-    is_open = torch.zeros(gates.n, dtype=torch.bool)
-    is_open[numbers] = True
-    kept = gates.kept(is_open)
-    scale, shift = calibrate(Judge(model, gates, values, fixed).differences(numbers))
-    validation = task.pairs("validation", config.validation_pairs)
-    differences = Judge(model, gates, values, validation).differences(numbers)
+    Twice as many are taken until the loss is at most half the target, or no more than the whole model's.
+    """
+    model, values, n = problem.model, problem.values, problem.config.candidates
+    pairs = problem.pairs(QUICK_PAIRS, 1, seed)
+    rankings = [
+        score(model, values, pairs).argsort(descending=True, stable=True) for score in (integrated_gradients, influence)
+    ]
     with torch.no_grad():
-        unpruned = validation.loss(model(validation.flat))
-    losses = {
-        "unpruned": float(unpruned),
-        "circuit": float(validation.losses(scale * differences + shift)),
-        "circuit_uncalibrated": float(validation.losses(differences)),
-    }
-    return Circuit(
+        whole = float(calibrated_losses(pairs.differences(model(pairs.flat))))
+    while True:
+        chosen = torch.zeros(len(rankings[0]), dtype=torch.bool)
+        for ranking in rankings:
+            chosen[ranking[:n]] = True
+        universe = Universe.of(model, split_by_site(model, chosen))
+        loss = float(problem.judge(universe, pairs).losses(torch.ones(1, universe.n_edges)))
+        if loss <= max(problem.config.target / 2, whole) or n >= min(len(chosen), MOST_CANDIDATES):
+            return universe
+        n *= 2
+
+
+def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) -> tuple[Universe, Trials]:
+    """Gates on nodes: all prices for each of `seeds`, of which half goes on after each rung, until one is left.
+
+    Nodes that every trial has given up leave the universe on the way, so that later steps cost less.
+    """
+    config, gate = problem.config, gate_of_node(universe)
+    pool, quick = problem.pairs(POOL, 2, seeds[0]), problem.pairs(QUICK_PAIRS, 3, seeds[0])
+    trials = _start(config, [(s, k) for s in seeds for k in config.k_coefs], torch.ones(1, int(gate.max()) + 1))
+    n_rungs = max(1, (len(config.k_coefs) - 1).bit_length())
+    for rung in range(n_rungs):
+        compact = Compact(problem.model, universe, problem.values, pool)
+        steps = config.steps * (rung + 1) // n_rungs - trials.step
+        trials = learn(
+            trials,
+            compact,
+            lambda g, gate=gate: (g[:, gate], None),
+            gate.bincount(),
+            config,
+            steps,
+            config.steps,
+            _say(problem, "learn nodes", config.steps),
+        )
+        judge = problem.judge(universe, quick)
+        heads = shortest_heads(judge, trials, gate, config.target)
+        trials = trials.rows(_best(trials, heads, keep=-(-len(trials.k_coef) // (2 * len(seeds)))))
+        universe, trials, gate = _without_given_up(problem.model, universe, trials, gate)
+    return universe, trials
+
+
+def shortest_heads(judge: Judge, trials: Trials, gate: Tensor, target: float) -> Tensor:
+    """For each trial the edges (M, edges) between the fewest nodes that reach `target`, by tau; all where none do."""
+    ranking = trials.tau.argsort(descending=True, stable=True)
+
+    def edges(is_open: Tensor) -> Tensor:
+        return judge.universe.between(is_open[:, gate])
+
+    length = fewest(ranking, lambda is_open: judge.losses(edges(is_open)), target)
+    place = ranking.argsort()
+    return edges((place < length[:, None]).float())
+
+
+def _best(trials: Trials, edges: Tensor, keep: int) -> list[int]:
+    """The numbers of the `keep` trials of each seed with the fewest `edges` (M, edges)."""
+    sizes = edges.sum(1).tolist()
+    chosen = []
+    for seed in dict.fromkeys(trials.seed):
+        own = [i for i, other in enumerate(trials.seed) if other == seed]
+        chosen += sorted(sorted(own, key=lambda i: sizes[i])[:keep])
+    return chosen
+
+
+def _without_given_up(
+    model: Transformer, universe: Universe, trials: Trials, gate: Tensor
+) -> tuple[Universe, Trials, Tensor]:
+    """The universe and the trials without the nodes whose gates are low in all trials, and the gate of each node."""
+    part, nodes, _ = universe.part(model, (trials.tau.amax(0) > GIVEN_UP)[gate])
+    new_gate = gate_of_node(part)
+    old = gate[nodes]
+    columns = torch.empty(int(new_gate.max()) + 1, dtype=torch.int64)
+    columns[new_gate] = old
+    return part, trials.columns(columns), new_gate
+
+
+def learn_edges(problem: Problem, universe: Universe, trials: Trials) -> tuple[Universe, Trials, Tensor]:
+    """Gates on the weights between the open nodes of each trial; with what the nodes alone would give, (M, edges)."""
+    config = problem.config
+    pool, fixed = problem.pairs(POOL, 2, trials.seed[0]), problem.pairs(config.fixed_pairs, 4, trials.seed[0])
+    gate = gate_of_node(universe)
+    of_nodes = shortest_heads(problem.judge(universe, fixed), trials, gate, config.target)
+    start = torch.maximum(of_nodes, universe.between((trials.tau > 0).float()[:, gate]))
+    part, _, edges = universe.part(problem.model, universe.ends(start).amax(0))
+    of_nodes, start = of_nodes[:, edges], start[:, edges]
+    compact, steps = Compact(problem.model, part, problem.values, pool), config.steps // 2
+    trials = learn(
+        _start(config, list(zip(trials.seed, trials.k_coef, strict=True)), start),
+        compact,
+        lambda g: (part.ends(g.detach()), g),
+        torch.ones(part.n_edges),
+        config,
+        steps,
+        steps,
+        _say(problem, "learn edges", steps),
+    )
+    return part, trials, of_nodes
+
+
+def _start(config: PruneConfig, settings: list[tuple[int, float]], is_open: Tensor) -> Trials:
+    """Trials with `settings` (seed, k_coef), a little open where `is_open` (M or 1, gates), else closed for good."""
+    noise = torch.stack(
+        [torch.randn(is_open.shape[1], generator=torch.Generator().manual_seed(seed)) for seed, _ in settings]
+    )
+    tau = torch.where(is_open > 0, config.init_bias + config.init_noise * noise, -1.0)
+    return Trials.start(tuple(seed for seed, _ in settings), tuple(k_coef for _, k_coef in settings), tau)
+
+
+def _say(problem: Problem, phase: str, n_steps: int) -> Callable[[Trials, Tensor, Tensor], None]:
+    """Reports the smallest trial of a step."""
+
+    def say(trials: Trials, loss: Tensor, gates: Tensor) -> None:
+        open_gates = gates.sum(1)
+        i = int(open_gates.argmin())
+        line = {"phase": phase, "step": trials.step, "n_steps": n_steps, "trials": len(loss)}
+        problem.report({**line, "loss": float(loss[i]), "size": int(open_gates[i])})
+
+    return say
+
+
+def smallest(problem: Problem, universe: Universe, starts: list[Tensor], seed: int) -> Circuit:
+    """The smallest circuit that cleaning up any of `starts`, each (edges,), gives; the nearest one if none reaches the
+    target."""
+    fixed = problem.pairs(problem.config.fixed_pairs, 4, seed)
+    judge = problem.judge(universe, fixed)
+    return min((_cleaned_up(problem, *judge.within(start), seed) for start in starts), key=order)
+
+
+def _cleaned_up(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
+    def report(size: int, loss: float) -> None:
+        problem.report({"phase": "clean up", "seed": seed, "loss": loss, "size": size})
+
+    circuit = build(problem, judge, edge, seed)
+    for aim in AIMS:
+        aim *= problem.config.target
+        if judge.losses(edge[None])[0] > aim:
+            break
+        circuit = build(problem, judge, eliminate(judge, edge, aim, report), seed)
+        if circuit.reached:
+            break
+    return circuit
+
+
+def order(circuit: Circuit) -> tuple[float, ...]:
+    """What makes one circuit better than another, the smallest being best."""
+    size = (len(circuit.edges), len(circuit.nodes)) if circuit.reached else ()
+    return (not circuit.reached, *size, circuit.losses["circuit"])
+
+
+def build(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
+    """The circuit of edge (edges,): calibrated on the judge's pairs, its stated loss on the validation pairs."""
+    model, task, config, universe = problem.model, problem.task, problem.config, judge.universe
+    scale, shift = (float(x) for x in calibrate(judge.differences(edge[None])[0]))
+    kept, d_head = universe.kept_by(universe.ends(edge[None])[0]), model.config.d_head
+    validation = task.pairs("validation", config.validation_pairs)
+    circuit = Circuit(
         model_hash=model.hash,
         task=task.name,
         task_hash=task.hash,
         ablation=config.ablation,
-        nodes=tuple(node_name(site, i, model.config.d_head) for site, index in kept.items() for i in index.tolist()),
-        edges=edges_between(model, kept),
+        nodes=tuple(node_name(site, i, d_head) for site, index in kept.items() for i in index.tolist()),
+        edges=universe.edges_of(edge, d_head),
         kept=kept,
-        ablation_values=values,
+        ablation_values=problem.values,
         scale=scale,
         shift=shift,
         seed=seed,
         target=config.target,
-        losses=losses,
+        losses={},
         n_pairs=config.validation_pairs,
         n_possible_nodes=sum(node_sites(model.config).values()),
         n_possible_edges=count_possible_edges(model),
         model=model,
     )
+    with torch.no_grad():
+        unpruned, differences = (
+            validation.loss(model(validation.flat)),
+            validation.differences(circuit(validation.flat)),
+        )
+    stated = {"unpruned": unpruned, "circuit": losses(scale * differences + shift)}
+    stated["circuit_uncalibrated"] = losses(differences)
+    return replace(circuit, losses={name: float(loss) for name, loss in stated.items()})
+
+
+@contextmanager
+def _frozen(model: Transformer) -> Iterator[None]:
+    """Without gradients of the model's parameters."""
+    required = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, was in zip(model.parameters(), required, strict=True):
+            parameter.requires_grad_(was)

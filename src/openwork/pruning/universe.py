@@ -68,16 +68,26 @@ class Universe:
         """Edges (M, edges) whose two ends are open in node (M, nodes)."""
         return node[..., self.source] * node[..., self.target]
 
-    def circuit_parts(self, model: Transformer, edge: Tensor) -> tuple[dict[str, Tensor], tuple[Edge, ...]]:
-        """Kept indices per site and the edges themselves, of the open edges (edges,) and their ends."""
-        node = self.ends(edge[None])[0] > 0
-        kept = {site: self.kept[site][node[stretch]] for site, stretch in self.nodes.items()}
-        names = [node_name(site, i, model.config.d_head) for site, index in self.kept.items() for i in index.tolist()]
-        places = zip(self.source.tolist(), self.target.tolist(), self.weight.tolist(), (edge > 0).tolist(), strict=True)
-        edges = tuple(
-            Edge(names[source], names[target], weight) for source, target, weight, is_open in places if is_open
-        )
-        return {site: index for site, index in kept.items() if len(index)}, edges
+    def part(self, model: Transformer, node: Tensor) -> tuple[Universe, Tensor, Tensor]:
+        """The universe of the open nodes of node (nodes,) and their q or k twins; which nodes (nodes,) and which edges
+        (edges,) it has, as booleans."""
+        chosen = node > 0
+        for site, stretch in self.nodes.items():
+            if site.endswith("attn.q"):
+                twin = self.nodes[_twin(site)]
+                chosen[stretch] = chosen[twin] = chosen[stretch] | chosen[twin]
+        return Universe.of(model, self.kept_by(chosen)), chosen, chosen[self.source] & chosen[self.target]
+
+    def kept_by(self, node: Tensor) -> dict[str, Tensor]:
+        """For each site with any, the indices of the nodes that are open in node (nodes,)."""
+        found = {site: self.kept[site][node[stretch] > 0] for site, stretch in self.nodes.items()}
+        return {site: indices for site, indices in found.items() if len(indices)}
+
+    def edges_of(self, edge: Tensor, d_head: int) -> tuple[Edge, ...]:
+        """The open edges of edge (edges,), by name, in forward order."""
+        names = [node_name(site, i, d_head) for site, index in self.kept.items() for i in index.tolist()]
+        chosen = (column[edge > 0].tolist() for column in (self.source, self.target, self.weight))
+        return tuple(Edge(names[source], names[target], weight) for source, target, weight in zip(*chosen, strict=True))
 
 
 def _twin(site: str) -> str:
