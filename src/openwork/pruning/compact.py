@@ -12,11 +12,13 @@ any node reads or writes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from openwork.model import Transformer, matrices
+from openwork.model.transformer import Block
 from openwork.pruning.stages import Stage, Stream
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
@@ -70,7 +72,7 @@ class Compact:
 
     def _pattern(self, site: str, head: int, q: Tensor, k: Tensor, constant: Tensor) -> Tensor:
         """The pattern (M, B, query, key) of one head, from its channels in the universe, (M, B, T, n)."""
-        sink = self.model.blocks[int(site.partition(".")[0])].attn.sink
+        sink = cast(Block, self.model.blocks[int(site.partition(".")[0])]).attn.sink
         scores = (q @ k.transpose(-1, -2) + constant) * self.model.config.d_head**-0.5
         length = scores.shape[-1]
         scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -torch.inf)

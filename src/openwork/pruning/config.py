@@ -19,15 +19,15 @@ class PruneConfig:
     candidates: int = 256
     """Nodes that the search starts from, at least; twice as many until the task can be done with them."""
     k_coefs: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3, 1e-2, 1.7e-2, 2.5e-2)
-    """Prices of a node, in nats; each seed tries all, and goes on with the better half of them four times."""
+    """Prices of a node, in nats; each seed tries all, and goes on with the better half of them until two are left."""
     steps: int = 240
     """Gradient steps of the trial that goes all the way."""
     pairs: int = 16
     """Pairs per step."""
-    learning_rate: float = 2e-2
-    init_bias: float = 0.1
-    init_noise: float = 0.03
-    """Gates start at init_bias + init_noise * normal."""
+    learning_rate: float = 5e-2
+    init_bias: float = 0.3
+    init_noise: float = 0.1
+    """Gates start at init_bias + init_noise * normal: so far apart that those of one mechanism do not close at once."""
     weight_decay: float = 1e-3
     beta2: float = 0.95
     warmup: float = 0.05

@@ -43,7 +43,8 @@ class Judge:
         loss = calibrated_losses(self.compact.differences(self.universe.ends(edge[None]), gate)).sum()
         return -torch.autograd.grad(loss, gate)[0][0] * edge
 
-    def within(self, edge: Tensor) -> tuple[Judge, Tensor]:
-        """A judge, on the same pairs, of the universe of the ends of edge (edges,) alone; and `edge` in that one."""
+    def within(self, edge: Tensor) -> tuple[Judge, Tensor, Tensor]:
+        """A judge, on the same pairs, of the universe of the ends of edge (edges,) alone; `edge` in that one; and the
+        number here of each edge there."""
         part, _, edges = self.universe.part(self.model, self.universe.ends(edge[None])[0])
-        return Judge(self.model, part, self.values, self.pairs), edge[edges]
+        return Judge(self.model, part, self.values, self.pairs), edge[edges], edges.nonzero().squeeze(1)

@@ -1,7 +1,8 @@
 """Learning gates by gradient: many trials, each with its own price and seed, as one batch (paper, A.5).
 
-A trial minimises calibrated task loss + k_coef * open gates over its taus with AdamW; its gates start a little open. All
-trials see the same pairs.
+A trial minimises calibrated task loss + k_coef * open gates over its taus with AdamW. Its epsilon is the price: a gate
+that nothing but its price moves closes slowly, one that the loss needs reopens at the full rate. So the gates of a
+mechanism do not all close while the loss is still too low to tell them. All trials see the same pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from openwork.pruning.gates import StepGate
 
 Opened = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """From gates (M, gates) to those of nodes (M, nodes) and edges (M, edges; None: all open)."""
+
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,18 @@ def learn(
         gate = StepGate.apply(tau)
         loss = calibrated_losses(compact.differences(*opened(gate), which))
         (gradient,) = torch.autograd.grad(loss.sum() + (price * gate).sum(), tau)
-        trials = _adamw(trials, gradient, config, total)
+        trials = _adamw(trials, gradient, price + EPS, config, total)
         report(trials, loss.detach(), gate.detach())
     return trials
 
 
-def _adamw(trials: Trials, gradient: Tensor, config: PruneConfig, total: int) -> Trials:
+def _adamw(trials: Trials, gradient: Tensor, eps: Tensor, config: PruneConfig, total: int) -> Trials:
     """One step of AdamW, its learning rate rising over the warm-up, then falling to 0 at `total`."""
     beta1, beta2 = 0.9, config.beta2
     step = trials.step + 1
     rate = config.learning_rate * min(1, step / (config.warmup * total)) * (1 - (step - 1) / total)
     mean = torch.lerp(gradient, trials.mean, beta1)
     square = torch.lerp(gradient.square(), trials.square, beta2)
-    change = mean / (1 - beta1**step) / ((square / (1 - beta2**step)).sqrt() + 1e-8)
+    change = mean / (1 - beta1**step) / ((square / (1 - beta2**step)).sqrt() + eps)
     tau = (trials.tau * (1 - rate * config.weight_decay) - rate * change).clamp(-1, 1)
     return replace(trials, tau=tau, mean=mean, square=square, step=step)

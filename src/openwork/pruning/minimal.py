@@ -43,18 +43,24 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
 
     What is left is locally minimal: no edge, and no node with all its edges, can go. While there are many edges, how
     needed they are is estimated from gradients; then each removal is tried, all in one batch. A few go at once, if
-    the loss allows that.
+    the loss allows that. As the circuit shrinks, so does the universe in which it runs.
     """
-    exact = False
+    exact, (inner, left, places) = False, judge.within(edge)
     while True:
-        loss = judge.losses(edge[None])[0]
-        report(int(edge.sum()), float(loss))
-        exact = exact or edge.sum() <= EXACT
-        without = _tried(judge, edge, loss, target) if exact else _estimated(judge, edge)
-        shorter = _fewer(judge, edge, without, target)
+        loss = inner.losses(left[None])[0]
+        report(int(left.sum()), float(loss))
+        exact = exact or left.sum() <= EXACT
+        without = _tried(inner, left, loss, target) if exact else _estimated(inner, left)
+        shorter = _fewer(inner, left, without, target)
         if shorter is None and exact:
-            return edge
-        exact, edge = exact or shorter is None, edge if shorter is None else shorter
+            return torch.zeros_like(edge).index_put((places,), left)
+        if shorter is None:
+            exact = True
+        elif shorter.sum() < len(left) / 2:
+            inner, left, kept = inner.within(shorter)
+            places = places[kept]
+        else:
+            left = shorter
 
 
 def _estimated(judge: Judge, edge: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from openwork.kernels import abs_topk
 from openwork.model import Matrix, ModelConfig, Transformer
+from openwork.model.transformer import Block
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
@@ -100,22 +102,11 @@ def _constant(model: Transformer, matrix: Matrix, values: Mapping[str, Tensor], 
         constant = constant + bias.detach()
     of_positions = parameters[f"{matrix.name}.weight"].detach()[:, matrix.weight.shape[1] :]
     if of_positions.shape[1]:
-        block = model.blocks[int(matrix.target.partition(".")[0])]
-        norm = block.position_norms[int(".mlp." in matrix.target)]  # pyright: ignore
+        block = cast(Block, model.blocks[int(matrix.target.partition(".")[0])])
+        assert block.position_norms is not None
+        norm = block.position_norms[int(".mlp." in matrix.target)]
         constant = constant + norm(model.position[:length]).detach() @ of_positions.T
     return constant
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What fixed prompts make of the residual stream's channels outside S, all constants but for the embedding."""
-
-    squares: dict[str, Tensor]
-    """At each norm, the sum of their squares (B, T, 1)."""
-    rivals: dict[str, Tensor]
-    """At each norm but the last, the largest of them (B, T, n), times the norm's weight."""
-    answer: Tensor
-    """(B,): their part of the logit difference, before the last norm's division."""
 
 
 class Stream:
