@@ -4,7 +4,7 @@ The task: a marker token A or B stands somewhere before the end (for the MLP: at
 B. Channel 0 of the embedding says which marker it is (+3 or -3; on fillers it is noise), channel 1 that it is one.
 
 - head: head 0 looks for channel 1 and moves channel 0 to channel 2, which the unembedding reads as a against b. Its
-  query is its bias alone, so no edge reaches it.
+  query is its bias alone: a node that no edge reaches.
 - mlp: a neuron copies what channel 0 has above zero to channel 2.
 - two_hops: the head of layer 0 moves channel 0 to channel 2, a neuron of layer 1 copies that to channel 11, and the
   unembedding reads channel 11.
@@ -29,6 +29,7 @@ Kind = Literal["head", "mlp", "two_hops"]
 NODES = {
     "0.attn.act_in.0",
     "0.attn.act_in.1",
+    "0.attn.q.head0.ch0",
     "0.attn.k.head0.ch0",
     "0.attn.v.head0.ch0",
     "0.attn.resid_delta.2",

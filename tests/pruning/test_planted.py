@@ -55,9 +55,10 @@ def test_among_decoys_and_copies_one_whole_copy_is_found(kind, copies, seed):
     assert max(len(found & one) / len(one) for one in planted) >= 0.9
 
 
-def test_the_nodes_are_the_ends_of_the_edges(model):
+def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
     circuit = prune(model, PlantedTask(), config=QUICK)
-    assert set(circuit.nodes) == NODES == {name for edge in circuit.edges for name in edge[:2]}
+    ends = {name for edge in circuit.edges for name in edge[:2]}
+    assert set(circuit.nodes) == NODES == ends | {"0.attn.q.head0.ch0"}
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
 
 
@@ -74,13 +75,14 @@ def test_no_edge_and_no_node_can_go(model):
     assert loss_with(circuit.edges) <= circuit.target
     for edge in circuit.edges:
         assert loss_with(tuple(other for other in circuit.edges if other != edge)) > circuit.target
-    for node in circuit.nodes:
+    for node in {name for edge in circuit.edges for name in edge[:2]}:
         assert loss_with(tuple(edge for edge in circuit.edges if node not in edge[:2])) > circuit.target
 
 
-def test_zero_ablation_finds_it_too():
-    circuit = prune(planted_model("mlp"), PlantedTask("mlp"), config=replace(QUICK, ablation="zero"))
-    assert circuit.reached and found_edges(circuit) == planted_edges("mlp")
+@pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
+def test_zero_ablation_finds_it_too(kind):
+    circuit = prune(planted_model(kind), PlantedTask(kind), config=replace(QUICK, ablation="zero"))
+    assert circuit.reached and found_edges(circuit) == planted_edges(kind)
 
 
 def test_the_best_of_several_seeds_is_kept_and_the_others_are_told(model):

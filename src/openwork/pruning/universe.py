@@ -59,23 +59,28 @@ class Universe:
         return len(self.source)
 
     def ends(self, edge: Tensor) -> Tensor:
-        """Nodes (M, nodes) that are an end of any open edge (M, edges): 1 or 0."""
-        zeros = edge.new_zeros(*edge.shape[:-1], self.n_nodes)
-        reach = [index.expand(edge.shape) for index in (self.source, self.target)]
-        return zeros.scatter_reduce(-1, reach[0], edge, "amax").scatter_reduce(-1, reach[1], edge, "amax")
+        """Nodes (M, nodes) that are an end of any open edge (M, edges), and their q or k twins: 1 or 0.
+
+        A k channel that the circuit reads is nothing without the q channel that it is multiplied with, even where that
+        holds its bias alone.
+        """
+        node = edge.new_zeros(*edge.shape[:-1], self.n_nodes)
+        for index in (self.source, self.target):
+            node = node.scatter_reduce(-1, index.expand(edge.shape), edge, "amax")
+        for site, q in self.nodes.items():
+            if site.endswith("attn.q"):
+                k = self.nodes[_twin(site)]
+                node[..., q] = node[..., k] = torch.maximum(node[..., q], node[..., k])
+        return node
 
     def between(self, node: Tensor) -> Tensor:
         """Edges (M, edges) whose two ends are open in node (M, nodes)."""
         return node[..., self.source] * node[..., self.target]
 
     def part(self, model: Transformer, node: Tensor) -> tuple[Universe, Tensor, Tensor]:
-        """The universe of the open nodes of node (nodes,) and their q or k twins; which nodes (nodes,) and which edges
-        (edges,) it has, as booleans."""
+        """The universe of the open nodes of node (nodes,), q and k alike; which nodes (nodes,) and which edges (edges,)
+        it has, as booleans."""
         chosen = node > 0
-        for site, stretch in self.nodes.items():
-            if site.endswith("attn.q"):
-                twin = self.nodes[_twin(site)]
-                chosen[stretch] = chosen[twin] = chosen[stretch] | chosen[twin]
         return Universe.of(model, self.kept_by(chosen)), chosen, chosen[self.source] & chosen[self.target]
 
     def kept_by(self, node: Tensor) -> dict[str, Tensor]:
