@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -129,7 +130,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class Edge(NamedTuple):
-    """One non-zero weight between two kept nodes."""
+    """One non-zero weight from one node to another."""
 
     source: str
     target: str
@@ -143,8 +144,14 @@ class Runs(Protocol):
     def hash(self) -> str: ...
 
     def run(
-        self, tokens: Tensor, record: Sequence[str] = ..., edit: Mapping[str, Edit] = ...
+        self,
+        tokens: Tensor,
+        record: Sequence[str] = ...,
+        edit: Mapping[str, Edit] = ...,
+        weights: Mapping[str, Tensor] = ...,
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class Poses(Protocol):
@@ -163,8 +170,9 @@ class Poses(Protocol):
 class Circuit:
     """The nodes and weights of one model that perform one task, with all that is needed to run them.
 
-    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2). The
-    circuit's answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
+    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2), and
+    every weight carries that of its source: a constant, which joins the target's bias. `run` is the one definition of
+    what a circuit computes. Its answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
     """
 
     model_hash: str
@@ -174,7 +182,7 @@ class Circuit:
     nodes: tuple[str, ...]
     """Names of the kept nodes, in forward order, such as ``0.mlp.post_act.790`` or ``1.attn.v.head3.ch0``."""
     edges: tuple[Edge, ...]
-    """Every non-zero weight between two kept nodes."""
+    """The weights that carry activations, all between kept nodes."""
     kept: dict[str, Tensor]
     """For each node site, the kept indices (int64, ascending)."""
     ablation_values: dict[str, Tensor]
@@ -207,9 +215,18 @@ class Circuit:
             for site, values in self.ablation_values.items()
         }
 
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return self._model().weights_of(self.edges, self.ablation_values)
+
+    def run(self, tokens: Tensor, record: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """The circuit's logits (batch, position, d_vocab), before calibration, and its activations at `record`ed sites,
+        for tokens (batch, position)."""
+        return self._model().run(tokens, record=record, edit=self.edits(), weights=self._weights)
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits (batch, position, d_vocab) of the circuit for tokens (batch, position), before calibration."""
-        return self._model().run(tokens, edit=self.edits())[0]
+        return self.run(tokens)[0]
 
     def loss(self, task: Poses) -> float:
         """The circuit's calibrated loss on the validation pairs of `task`, in nats: the stated loss again.

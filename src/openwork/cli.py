@@ -184,37 +184,53 @@ def prune(
     config: Config = None,
     seed: Annotated[int, typer.Option(help="Seed of the first search.")] = 0,
     seeds: Annotated[int, typer.Option(help="Searches; the best circuit is kept.")] = 1,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Losses such as 0.05,0.15,0.3: one circuit for each, and the curve as a PNG beside OUT."),
+    ] = None,
+    with_baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also say what attribution, magnitude and a random order need.")
+    ] = False,
     corpus: Annotated[Path | None, typer.Option(help="Corpus for the mean activations, if the model has none.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Find the circuit by which MODEL performs TASK."""
+    """Find the circuit by which MODEL performs TASK; with --targets, one for each (OUT with the target in its name)."""
     from openwork import tasks as task_list
-    from openwork.config import read_config
+    from openwork.config import numbers_in, read_config
     from openwork.corpus import open_corpus
     from openwork.models import load_model, save_means
     from openwork.progress import pruning_progress
-    from openwork.pruning import PruneConfig
-    from openwork.pruning import prune as run
+    from openwork.pruning import PruneConfig, baselines, draw_curve, prune_to_targets
     from openwork.training import corpus_means
 
     wanted = read_config(PruneConfig, config, settings or ())
+    losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
     if corpus is not None and not loaded.means:
         loaded.means = corpus_means(loaded, open_corpus(corpus))
         save_means(loaded, model)
-    with pruning_progress(console, wanted.steps, seeds) as report:
-        circuit = run(
-            loaded, task_list.get(task, loaded.tokenizer), seed=seed, seeds=seeds, config=wanted, report=report
-        )
-    circuit.save(out)
-    numbers = circuit_numbers(circuit)
-    _print_table(f"circuit {out}", {k: v for k, v in numbers.items() if k != "tried"})
-    _print_rows("searches", numbers["tried"])
-    _write_json(json_file, numbers)
-    if not circuit.reached:
-        console.print(
-            f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
-        )
+    posed = task_list.get(task, loaded.tokenizer)
+    with pruning_progress(console) as report:
+        circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
+        compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
+    numbers = []
+    for circuit in circuits:
+        path = out if targets is None else out.with_name(f"{out.stem}-{circuit.target:g}{out.suffix}")
+        circuit.save(path)
+        numbers.append(circuit_numbers(circuit))
+        _print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
+        _print_rows("searches", numbers[-1]["tried"])
+        if not circuit.reached:
+            console.print(
+                f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+            )
+    if targets is not None:
+        draw_curve(circuits, out.with_suffix(".png"))
+        console.print(f"curve: {out.with_suffix('.png').resolve()}")
+    if compared:
+        _print_rows(f"without a search, at loss {wanted.target:g}", compared)
+    told = numbers[0] if targets is None else {"circuits": numbers}
+    _write_json(json_file, {**told, "baselines": compared} if compared else told)
 
 
 @app.command()

@@ -60,6 +60,11 @@ def number(text: str, name: str) -> float:
     return _convert(float, text, name)
 
 
+def numbers_in(text: str, name: str) -> list[float]:
+    """The numbers that `text` lists with commas between them; a `UserError` names the setting `name`."""
+    return [number(part.strip(), name) for part in text.split(",")]
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")

@@ -3,12 +3,15 @@
 from openwork.model.means import mean_activations
 from openwork.model.sites import NODE_SITES, all_sites, node_name, node_sites, parse_node
 from openwork.model.transformer import ModelConfig, Transformer
+from openwork.model.wiring import Matrix, matrices
 
 __all__ = [
     "NODE_SITES",
+    "Matrix",
     "ModelConfig",
     "Transformer",
     "all_sites",
+    "matrices",
     "mean_activations",
     "node_name",
     "node_sites",
