@@ -21,7 +21,7 @@ from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_ten
 from openwork.config import from_dict
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, node_sites
+from openwork.model import ModelConfig, Transformer, check_memory, node_sites
 
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
@@ -56,7 +56,9 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     content = read_json(path / "config.json", "model config")
     if content.get("kind") != "model" or content.get("format_version", 0) > FORMAT_VERSION:
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
-    model = Transformer(from_dict(ModelConfig, content["model"], "model."))
+    config = _config_of(content, path / "config.json")
+    check_memory(config, copies=1)
+    model = Transformer(config)
     packed, header = load_tensors(path / "weights.safetensors", "weights")
     _set_weights(model, unpack(packed, header["shapes"]), path)
     if (path / "tokenizer.json").is_file():
@@ -74,6 +76,14 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if (path / "means.safetensors").is_file():
         model.means = load_means(model, path)
     return model.eval().to(device)
+
+
+def _config_of(content: dict[str, Any], path: Path) -> ModelConfig:
+    """The wiring in the `content` of the file `path`, which anyone may have written."""
+    try:
+        return from_dict(ModelConfig, content["model"], "model.")
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the model config {path} is damaged ({error}); restore it") from error
 
 
 def save_means(model: Transformer, path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from openwork.model.means import mean_activations
 from openwork.model.sites import NODE_SITES, all_sites, node_name, node_sites, parse_node
+from openwork.model.size import check_memory
 from openwork.model.transformer import ModelConfig, Transformer
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "ModelConfig",
     "Transformer",
     "all_sites",
+    "check_memory",
     "mean_activations",
     "node_name",
     "node_sites",
