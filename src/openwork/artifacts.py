@@ -69,7 +69,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
     try:
         content = json.loads(read_bytes(path, what))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"the {what} {path} holds no JSON object; make it again")

@@ -54,13 +54,13 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
     content = read_json(path / "config.json", "model config")
-    if content.get("kind") != "model" or content.get("format_version", 0) > FORMAT_VERSION:
+    if content.get("kind") != "model" or content.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
     config = _config_of(content, path / "config.json")
     check_memory(config, copies=1)
     model = Transformer(config)
     packed, header = load_tensors(path / "weights.safetensors", "weights")
-    _set_weights(model, unpack(packed, header["shapes"]), path)
+    _set_weights(model, packed, header.get("shapes"), path)
     if (path / "tokenizer.json").is_file():
         model.tokenizer = Tokenizer.load(path / "tokenizer.json")
         if model.tokenizer.d_vocab > model.config.d_vocab:
@@ -82,7 +82,7 @@ def _config_of(content: dict[str, Any], path: Path) -> ModelConfig:
     """The wiring in the `content` of the file `path`, which anyone may have written."""
     try:
         return from_dict(ModelConfig, content["model"], "model.")
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, KeyError, AttributeError) as error:
         raise UserError(f"the model config {path} is damaged ({error}); restore it") from error
 
 
@@ -126,11 +126,16 @@ def _is_tied_copy(model: Transformer, name: str) -> bool:
     return model.config.tied and name == "unembed.weight"
 
 
-def _set_weights(model: Transformer, weights: dict[str, Tensor], path: Path) -> None:
-    if model.config.tied:
-        weights["unembed.weight"] = weights["embed.weight"]
+def _set_weights(model: Transformer, packed: dict[str, Tensor], shapes: Any, path: Path) -> None:
+    """Unpack the weights into `model`; nothing is made that has not the size of one of its own tensors."""
     try:
+        for name, shape in shapes.items():
+            if shape != list(model.state_dict()[name].shape):
+                raise ValueError(f"{name} has the shape {shape}")
+        weights = unpack(packed, shapes)
+        if model.config.tied:
+            weights["unembed.weight"] = weights["embed.weight"]
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {path} do not fit its config.json: {reason}; restore the files") from error
