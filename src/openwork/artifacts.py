@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,8 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such directory
+            aside.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
         ) from error
@@ -68,7 +70,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
     try:
         content = json.loads(read_bytes(path, what))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"the {what} {path} holds no JSON object; make it again")

@@ -2,6 +2,7 @@
 
 from openwork.model.means import mean_activations
 from openwork.model.sites import NODE_SITES, all_sites, node_name, node_sites, parse_node
+from openwork.model.size import check_memory
 from openwork.model.transformer import ModelConfig, Transformer
 from openwork.model.wiring import Matrix, matrices
 
@@ -11,6 +12,7 @@ __all__ = [
     "ModelConfig",
     "Transformer",
     "all_sites",
+    "check_memory",
     "matrices",
     "mean_activations",
     "node_name",

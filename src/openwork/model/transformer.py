@@ -71,6 +71,8 @@ class ModelConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_heads < 0:
+            raise UserError(f"model.n_heads is {self.n_heads}; it must be at least 1, or 0 for d_model / d_head")
         if self.n_heads == 0:
             if self.d_model % self.d_head:
                 raise UserError(
