@@ -8,10 +8,20 @@ chooses the twins. ``torch.compile`` sees ordinary operators, ``torch.ops.openwo
 from __future__ import annotations
 
 from openwork.kernels import library
+from openwork.kernels.adam import adam_step_
 from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear
 from openwork.kernels.selection import abs_topk, keep_topk_
 
-__all__ = ["SparseWeight", "abs_topk", "compress", "exact_linear", "keep_topk_", "native", "sparse_linear"]
+__all__ = [
+    "SparseWeight",
+    "abs_topk",
+    "adam_step_",
+    "compress",
+    "exact_linear",
+    "keep_topk_",
+    "native",
+    "sparse_linear",
+]
 
 native: bool = library.library is not None
 """Whether the compiled kernels are used (for float32 tensors in main memory; the twins do all others)."""

@@ -28,7 +28,11 @@
        const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \
        int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
       (dy, x, starts, columns, values, t_starts, t_rows, t_values, dx, gradients, tokens, d_in, d_out, parts,        \
-       threads))
+       threads))                                                                                                     \
+    X(void, adam_step,                                                                                               \
+      (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
+       float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \
+      (parameter, gradient, exp_avg, exp_avg_sq, n, scale, beta1, beta2, eps, size, root, shrink, threads))
 
 Fork openwork_fork = nullptr;
 

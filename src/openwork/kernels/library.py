@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openwork.kernels import build
 
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT]),
@@ -24,6 +24,7 @@ _SIGNATURES = {
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
     "sparse_linear": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "sparse_linear_backward": (_INT, [*[_POINTER] * 10, _LONG, _LONG, _LONG, _LONG, _INT]),
+    "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "set_fork": (None, [_POINTER]),
     "set_level": (None, [_INT]),
     "best_level": (_INT, []),
@@ -153,3 +154,23 @@ def sparse_linear_backward(
         raise MemoryError(f"no memory left for the gradients of {d_out} x {d_in} weights")
     gradient = gradients.sum(0)
     return dx, gradient[:n], gradient[n:]
+
+
+def adam_step_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    scale: float,
+    betas: tuple[float, float],
+    eps: float,
+    size: float,
+    root: float,
+    shrink: float,
+) -> None:
+    """As `openwork.kernels.twins.adam_step_`; all but the gradient are contiguous."""
+    assert library is not None and parameter.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
+    pointers = (x.data_ptr() for x in (parameter, gradient.contiguous(), exp_avg, exp_avg_sq))
+    numbers = (scale, *betas, eps, size, root, shrink)
+    library.openwork_adam_step(*pointers, parameter.numel(), *numbers, torch.get_num_threads())
+    torch.autograd.graph.increment_version(parameter)

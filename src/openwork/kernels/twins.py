@@ -84,7 +84,7 @@ def compress(weight: Tensor) -> list[Tensor]:
 def sparse_linear(
     x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int
 ) -> Tensor:
-    """x (..., d_in) times the weight (d_out, d_in) of which `compress` gave starts, columns, values; plus bias (d_out,).
+    """x (..., d_in) times the weight (d_out, d_in) whose starts, columns, values `compress` gave, plus bias (d_out,).
 
     A weight that is zero multiplies nothing, not even a NaN or an infinity.
     """
@@ -109,6 +109,26 @@ def sparse_linear_backward(
     dx = sparse_linear(dy, t_starts, t_rows, values[order], None, x.shape[-1])
     dy_NO, x_NI = dy.reshape(-1, dy.shape[-1]), x.detach().reshape(-1, x.shape[-1])
     return dx, (dy_NO.T @ x_NI)[_lines(starts), columns.long()], dy_NO.sum(0)
+
+
+def adam_step_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    scale: float,
+    betas: tuple[float, float],
+    eps: float,
+    size: float,
+    root: float,
+    shrink: float,
+) -> None:
+    """In place, with g = gradient * scale: m += (1 - b1) (g - m), v = b2 v + (1 - b2) g^2, and then
+    parameter = shrink * parameter - size * m / (sqrt(v) / root + eps)."""
+    gradient = gradient * scale
+    exp_avg.lerp_(gradient, 1 - betas[0])
+    exp_avg_sq.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+    parameter.mul_(shrink).addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(root).add_(eps), value=-size)
 
 
 def _lines(starts: Tensor) -> Tensor:
