@@ -12,7 +12,27 @@
       (const int32_t *dy, const int32_t *y, const int32_t *cut, int32_t *dx, int64_t rows, int64_t d, int threads),  \
       (dy, y, cut, dx, rows, d, threads))                                                                            \
     X(int, keep_topk, (int32_t *w, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis, int threads),     \
-      (w, rows, cols, k, floor, axis, threads))
+      (w, rows, cols, k, floor, axis, threads))                                                                      \
+    X(int64_t, compress_starts, (const int32_t *w, int32_t *starts, int64_t rows, int64_t cols, int threads),        \
+      (w, starts, rows, cols, threads))                                                                              \
+    X(void, compress,                                                                                                \
+      (const int32_t *w, const int32_t *starts, int32_t *columns, int32_t *values, int32_t *t_starts,                \
+       int32_t *t_rows, int32_t *order, int64_t rows, int64_t cols, int threads),                                    \
+      (w, starts, columns, values, t_starts, t_rows, order, rows, cols, threads))                                    \
+    X(int, sparse_linear,                                                                                            \
+      (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
+       float *y, int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                          \
+      (x, starts, columns, values, bias, y, tokens, d_in, d_out, threads))                                           \
+    X(int, sparse_linear_backward,                                                                                   \
+      (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
+       const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \
+       int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
+      (dy, x, starts, columns, values, t_starts, t_rows, t_values, dx, gradients, tokens, d_in, d_out, parts,        \
+       threads))                                                                                                     \
+    X(void, adam_step,                                                                                               \
+      (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
+       float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \
+      (parameter, gradient, exp_avg, exp_avg_sq, n, scale, beta1, beta2, eps, size, root, shrink, threads))
 
 Fork openwork_fork = nullptr;
 
