@@ -340,24 +340,26 @@ def view(
 
 @bench.command("train")
 def bench_train(
-    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 2,
-    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 128,
-    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/32",
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/64",
     context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
     json_file: Json = None,
 ) -> None:
-    """Training steps per way to take them, beside the naive method and the matrix products alone."""
+    """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
     from openwork.bench import bench_training
     from openwork.config import number
 
     numbers = bench_training(
         layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
     )
-    table = Table("way", "tokens/s", "times naive", title=f"{layers} layers, d_model {d_model}, density {density}")
+    title = f"{layers} layers, d_model {d_model}, density {density}"
+    table = Table("way", "tokens/s", "times naive", "times dense", title=title)
     for name, speed in numbers["tokens_per_second"].items():
-        table.add_row(name, f"{speed:,.0f}", f"{numbers['times_naive'][name]:.2f}")
+        ratios = (numbers[key].get(name) for key in ("times_naive", "times_dense"))
+        table.add_row(name, f"{speed:,.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
     print(json.dumps(numbers))
     _write_json(json_file, numbers)

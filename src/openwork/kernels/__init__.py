@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from openwork.kernels import library
 from openwork.kernels.adam import adam_step_
+from openwork.kernels.passes import cross_entropy, gelu, rms_norm
 from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear
 from openwork.kernels.selection import abs_topk, keep_topk_
 
@@ -17,9 +18,12 @@ __all__ = [
     "abs_topk",
     "adam_step_",
     "compress",
+    "cross_entropy",
     "exact_linear",
+    "gelu",
     "keep_topk_",
     "native",
+    "rms_norm",
     "sparse_linear",
 ]
 

@@ -28,4 +28,4 @@ def adam_step_(
     """
     size, root = rate / (1 - betas[0] ** n), (1 - betas[1] ** n) ** 0.5
     kernels = library if library.usable(parameter, gradient, exp_avg, exp_avg_sq) else twins
-    kernels.adam_step_(parameter, gradient, exp_avg, exp_avg_sq, scale, betas, eps, size, root, 1 - rate * decay)
+    kernels.adam_step_(parameter, gradient, exp_avg, exp_avg_sq, scale, *betas, eps, size, root, 1 - rate * decay)

@@ -32,7 +32,38 @@
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
        float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \
-      (parameter, gradient, exp_avg, exp_avg_sq, n, scale, beta1, beta2, eps, size, root, shrink, threads))
+      (parameter, gradient, exp_avg, exp_avg_sq, n, scale, beta1, beta2, eps, size, root, shrink, threads))          \
+    X(int, attention,                                                                                                \
+      (const float *q, const float *k, const float *v, const float *sink, float *y, float *lse, int64_t batch,       \
+       int64_t heads, int64_t queries, int64_t keys, int64_t d_head, int threads),                                   \
+      (q, k, v, sink, y, lse, batch, heads, queries, keys, d_head, threads))                                         \
+    X(int, attention_backward,                                                                                       \
+      (const float *dy, const float *q, const float *k, const float *v, const float *sink, const float *y, const     \
+       float *lse, float *dq, float *dk, float *dv, float *dsink, int64_t batch, int64_t heads, int64_t length,      \
+       int64_t d_head, int threads),                                                                                 \
+      (dy, q, k, v, sink, y, lse, dq, dk, dv, dsink, batch, heads, length, d_head, threads))                         \
+    X(void, rms_norm,                                                                                                \
+      (const float *x, const float *weight, float *y, float *scales, int64_t rows, int64_t d, float eps, int         \
+       threads),                                                                                                     \
+      (x, weight, y, scales, rows, d, eps, threads))                                                                 \
+    X(void, rms_norm_backward,                                                                                       \
+      (const float *dy, const float *x, const float *weight, const float *scales, float *dx, float *dweights,        \
+       int64_t rows, int64_t d, int64_t parts, int threads),                                                         \
+      (dy, x, weight, scales, dx, dweights, rows, d, parts, threads))                                                \
+    X(void, gelu,                                                                                                    \
+      (const float *x, float *y, int64_t n, int threads),                                                            \
+      (x, y, n, threads))                                                                                            \
+    X(void, gelu_backward,                                                                                           \
+      (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
+      (dy, x, dx, n, threads))                                                                                       \
+    X(void, cross_entropy,                                                                                           \
+      (const float *logits, const int64_t *targets, float *losses, float *lse, int64_t rows, int64_t d, int          \
+       threads),                                                                                                     \
+      (logits, targets, losses, lse, rows, d, threads))                                                              \
+    X(void, cross_entropy_backward,                                                                                  \
+      (const float *logits, const int64_t *targets, const float *lse, float *dlogits, float scale, int64_t rows,     \
+       int64_t d, int threads),                                                                                      \
+      (logits, targets, lse, dlogits, scale, rows, d, threads))
 
 Fork openwork_fork = nullptr;
 

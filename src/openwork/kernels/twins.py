@@ -117,17 +117,18 @@ def adam_step_(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     scale: float,
-    betas: tuple[float, float],
+    beta1: float,
+    beta2: float,
     eps: float,
     size: float,
     root: float,
     shrink: float,
 ) -> None:
-    """In place, with g = gradient * scale: m += (1 - b1) (g - m), v = b2 v + (1 - b2) g^2, and then
+    """In place, with g = gradient * scale: m += (1 - beta1) (g - m), v = beta2 v + (1 - beta2) g^2, and then
     parameter = shrink * parameter - size * m / (sqrt(v) / root + eps)."""
     gradient = gradient * scale
-    exp_avg.lerp_(gradient, 1 - betas[0])
-    exp_avg_sq.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     parameter.mul_(shrink).addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(root).add_(eps), value=-size)
 
 

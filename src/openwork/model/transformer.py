@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
-from openwork.kernels import abs_topk
+from openwork.kernels import abs_topk, gelu, rms_norm
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.sites import NODE_SITES, check_sites
 from openwork.model.wiring import weights_of
@@ -98,7 +98,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
-            return F.rms_norm(x, self.weight.shape, self.weight)
+            return rms_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
@@ -128,7 +128,7 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, d_in: int) -> None:
         super().__init__()
-        self.sparse, self.nonlinearity = Sparse(config), F.gelu if config.activation == "gelu" else F.relu
+        self.sparse, self.nonlinearity = Sparse(config), gelu if config.activation == "gelu" else F.relu
         self.up = nn.Linear(d_in, config.d_mlp, bias=config.bias)
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 

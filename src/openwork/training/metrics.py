@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.corpus import Corpus
+from openwork.kernels import cross_entropy
 from openwork.model import Transformer
 
 
@@ -64,7 +64,7 @@ def validation_loss(model: Transformer, batches: list[Tensor]) -> float:
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, mean over tokens, of logits (batch, position, d_vocab) and targets (batch, position)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def validation_batches(corpus: Corpus, n_tokens: int, n_ctx: int, batch_size: int, device: str) -> list[Tensor]:
