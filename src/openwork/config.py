@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"the config {path} is not valid {path.suffix[1:] or 'TOML'}: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"the config {path} holds no JSON object; write it as {{\"key\": value}}")
+        raise UserError(f'the config {path} holds no JSON object; write it as {{"key": value}}')
     return content
 
 
