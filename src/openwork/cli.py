@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openwork.artifacts import Card, load_card, load_circuit, write_atomically
+from openwork.artifacts import Card, load_card, write_atomically
 from openwork.errors import UserError
 
 app = typer.Typer(
@@ -291,6 +291,7 @@ def verify(
     from openwork import tasks as task_list
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
@@ -326,6 +327,7 @@ def view(
     from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
     from openwork.viewer import picture, write_page
 
     loaded = load_model(model)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openwork import tasks
-from openwork.artifacts import Card, Circuit, load_card, load_circuit, write_atomically
+from openwork.artifacts import Card, Circuit, load_card, write_atomically
 from openwork.config import to_dict
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
@@ -27,7 +27,7 @@ from openwork.faithfulness import verify
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
-from openwork.pruning import PruneConfig, prune
+from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, read_metrics, train
 from openwork.viewer import write_page
