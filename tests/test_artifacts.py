@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from openwork.artifacts import Card, Check, load_card, load_tensors, read_json, save_tensors, write_atomically
 from openwork.errors import UserError
@@ -24,15 +25,32 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         load_tensors(tmp_path / "x", "circuit")
 
 
-@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.9, 0.999])
-def test_every_flipped_bit_is_refused(tmp_path, place):
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    for name in "abcdefgh":
+        save_tensors(tmp_path / name, {"t": torch.arange(3), "s": torch.ones(2)}, {"note": 1, "also": 2}, "thing")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_every_flipped_bit_is_refused(tmp_path):
     path = tmp_path / "x"
-    save_tensors(path, {"a": torch.randn(50)}, {"note": "n" * 50}, "thing")
-    data = bytearray(path.read_bytes())
-    data[int(place * len(data))] ^= 4
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="whole|altered|holds a"):
-        load_tensors(path, "thing")
+    save_tensors(path, {"a": torch.randn(5), "b": torch.arange(2)}, {"note": "ä\n", "n": 1.5}, "thing")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="whole|altered") as caught:
+            load_tensors(path, "thing")
+        assert "\n" not in str(caught.value), place
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"openwork": "x"}, {"openwork": "x []"}, {"openwork": "x " + "[" * 10**5}, {}, {"other": "y"}]
+)
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path, metadata):
+    (tmp_path / "x").write_bytes(save({"a": torch.ones(1)}, metadata))
+    with pytest.raises(UserError, match="no whole thing file|was altered"):
+        load_tensors(tmp_path / "x", "thing")
 
 
 @pytest.mark.parametrize("length", [0, 5, 40, 300])

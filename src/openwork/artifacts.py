@@ -75,11 +75,14 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: str) -> None:
-    """Save `tensors` and a JSON `header` as one safetensors file of the given `kind`, with a checksum over both."""
+    """Save `tensors` and a JSON `header` as one safetensors file of the given `kind`, with a checksum over both.
+
+    The same content gives the same bytes.
+    """
     text = json.dumps({**header, "kind": kind, "format_version": FORMAT_VERSION}, sort_keys=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    checksum = _checksum(text, contiguous)
-    write_atomically(path, save_safetensors(contiguous, metadata={"openwork": text, "sha256": checksum}))
+    stamped = f"{_checksum(text, contiguous)} {text}"  # one key: safetensors writes several in random order
+    write_atomically(path, save_safetensors(contiguous, metadata={"openwork": stamped}))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,17 +96,18 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         length = int.from_bytes(data[:8], "little")
         if length > len(data) - 8:
             raise ValueError("shorter than its header says")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        header = json.loads(metadata["openwork"])
+        checksum, _, text = json.loads(data[8 : 8 + length])["__metadata__"]["openwork"].partition(" ")
+        header = json.loads(text)
         tensors = load_safetensors(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no whole {kind} file ({error}); make or copy it again") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error
+    if _checksum(text, tensors) != checksum:
+        raise UserError(f"{path} was altered: its checksum differs; make or copy it again")
     if header.get("kind") != kind:
         raise UserError(f"{path} holds a {header.get('kind')}, not a {kind}; give the path of a {kind}")
     if header.get("format_version", 0) > FORMAT_VERSION:
         raise UserError(f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}; update openwork")
-    if _checksum(metadata["openwork"], tensors) != metadata.get("sha256"):
-        raise UserError(f"{path} was altered: its checksum differs; make or copy it again")
     return tensors, header
 
 
