@@ -35,6 +35,8 @@ PATTERN = "|".join(
 )
 SMALLEST = 256 + 1
 """Every byte and the end-of-text token."""
+LARGEST = 1 << 20
+"""More tokens than any model has; the trainer ends the whole process where it has no memory for so many."""
 PIECES = ("('", '("', "')", '")', "[[", "]]", ".add", " +=")
 """What the tasks choose between: each is to be one token, also where a corpus has few of them (paper, table 1)."""
 BYTES_PER_PIECE = 10_000
@@ -67,10 +69,12 @@ class Tokenizer:
         From very little text it has fewer tokens: pairs that occur once are not merged.
 
         Raises:
-            UserError: `d_vocab` is smaller than the bytes need.
+            UserError: `d_vocab` is smaller than the bytes need, or larger than any machine bears.
         """
         if d_vocab < SMALLEST:
             raise UserError(f"d_vocab is {d_vocab}; a byte-level vocabulary needs at least {SMALLEST}")
+        if d_vocab > LARGEST:
+            raise UserError(f"d_vocab is {d_vocab}; give at most {LARGEST}")
         backend = tokenizers.Tokenizer(models.BPE())
         cut = pre_tokenizers.Split(Regex(PATTERN), "isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
