@@ -103,6 +103,6 @@ def test_a_card_comes_back_and_tells_whether_it_passed(tmp_path):
     card.save(tmp_path / "card.json")
     assert load_card(tmp_path / "card.json") == card
     assert card.passed
-    (tmp_path / "bad.json").write_text('{"kind": "card"}')
+    (tmp_path / "bad.json").write_text('{"kind": "card", "format_version": 1}')
     with pytest.raises(UserError, match="lacks something"):
         load_card(tmp_path / "bad.json")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -55,6 +56,21 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         ) from error
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Make sure that files at `paths` (but for None) can be written, before hours of work go into them.
+
+    Raises:
+        UserError: a directory is in the place of the file, or its directory can't be made or written.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a directory; give the path of a file")
+        write_atomically(probe := path.with_name(f".{path.name}.probe"), b"")
+        probe.unlink()
+
+
 def read_bytes(path: str | Path, what: str) -> bytes:
     """The bytes of the file `path`, which should hold a `what`; a `UserError` names both if it can't be read."""
     try:
@@ -65,9 +81,10 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
+    data = read_bytes(path, what)
     try:
-        content = json.loads(read_bytes(path, what))
-    except ValueError as error:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"the {what} {path} holds no JSON object; make it again")
@@ -104,11 +121,17 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error
     if _checksum(text, tensors) != checksum:
         raise UserError(f"{path} was altered: its checksum differs; make or copy it again")
-    if header.get("kind") != kind:
-        raise UserError(f"{path} holds a {header.get('kind')}, not a {kind}; give the path of a {kind}")
-    if header.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}; update openwork")
+    check_header(path, header, kind)
     return tensors, header
+
+
+def check_header(path: str | Path, header: Mapping[str, Any], kind: str) -> None:
+    """Raise a `UserError` if the `header` of the file `path` is not one of this `kind`, in a format that we know."""
+    if header.get("kind") != kind:
+        raise UserError(f"{path} holds a {header.get('kind') or 'file of no kind'}, not a {kind}; give a {kind}")
+    version = header.get("format_version")
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, known are those up to {FORMAT_VERSION}; update openwork")
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -244,14 +267,14 @@ def load_circuit(path: str | Path, model: Runs) -> Circuit:
         UserError: the file is damaged, or the circuit belongs to another model (both hashes are named).
     """
     tensors, header = load_tensors(path, "circuit")
-    if header["model_hash"] != model.hash:
+    if header.get("model_hash") != model.hash:
         raise UserError(
-            f"the circuit {path} belongs to the model {header['model_hash'][:12]}, not to {model.hash[:12]}; "
+            f"the circuit {path} belongs to the model {str(header.get('model_hash'))[:12]}, not to {model.hash[:12]}; "
             "load the model it was found in, or prune again"
         )
     fields = {name: value for name, value in header.items() if name not in ("kind", "format_version")}
     try:
-        return Circuit(
+        circuit = Circuit(
             **{
                 **fields,
                 "nodes": tuple(fields["nodes"]),
@@ -262,8 +285,40 @@ def load_circuit(path: str | Path, model: Runs) -> Circuit:
             },
             model=model,
         )
-    except (TypeError, KeyError) as error:
+        fault = _fault_of(circuit)
+    except (TypeError, LookupError, ValueError, AttributeError) as error:
         raise UserError(f"the circuit {path} lacks something ({error}); prune again") from error
+    if fault:
+        raise UserError(f"the circuit {path} contradicts itself: {fault}; prune again")
+    return circuit
+
+
+def _fault_of(circuit: Circuit) -> str | None:
+    """What is wrong with a circuit that was read, None if nothing is; any error raised here is a fault, too."""
+    for number in (circuit.scale, circuit.shift, circuit.target, circuit.losses["circuit"], circuit.losses["unpruned"]):
+        if not math.isfinite(number):
+            return f"a number in it is {number}"
+    if circuit.ablation not in get_args(Ablation) or circuit.n_pairs < 1:
+        return f"ablation is {circuit.ablation!r} and n_pairs {circuit.n_pairs}"
+    if not all(isinstance(text, str) for text in (circuit.task, circuit.task_hash)):
+        return f"its task is {circuit.task!r} with the hash {circuit.task_hash!r}"
+    for site, values in circuit.ablation_values.items():
+        if values.dim() != 1 or not values.isfinite().all():
+            return f"the ablation values of {site} are not finite numbers"
+    for site, index in circuit.kept.items():
+        width = len(circuit.ablation_values[site])
+        if index.dtype != torch.int64 or index.dim() != 1 or not ((index >= 0) & (index < width)).all():
+            return f"{site} keeps nodes that are not among its {width}"
+    sites = [site for site, index in circuit.kept.items() for _ in index]
+    if sorted(sites) != sorted(
+        next(site for site in circuit.kept if f"{node}.".startswith(f"{site}.")) for node in circuit.nodes
+    ):
+        return f"its {len(circuit.nodes)} nodes are not the {len(sites)} that it keeps"
+    nodes = set(circuit.nodes)
+    for edge in circuit.edges:
+        if edge.source not in nodes or edge.target not in nodes or not math.isfinite(edge.weight):
+            return f"the edge {edge.source} to {edge.target} is not between its nodes"
+    return None
 
 
 def bind(circuit: Circuit, model: Runs) -> Circuit:
@@ -282,6 +337,8 @@ def _ablate(values: Tensor, listed: Tensor | None, *, keep_listed: bool) -> Edit
         on[listed] = keep_listed
 
     def edit(x: Tensor) -> Tensor:
+        if x.shape[-1] != len(values):
+            raise UserError(f"a circuit with {len(values)} nodes at a site runs on {x.shape[-1]}; prune again")
         return torch.where(on.to(x.device), x, values.to(x))
 
     return edit
@@ -330,11 +387,18 @@ class Card:
 def load_card(path: str | Path) -> Card:
     """The card that `Card.save` wrote; a `UserError` if it is damaged."""
     content = read_json(path, "card")
-    if content.get("kind") != "card":
-        raise UserError(f"{path} holds no card; give the path of a card")
+    check_header(path, content, "card")
     try:
         names = set(Card.__dataclass_fields__) - {"checks"}
-        checks = tuple(Check(**check) for check in content["checks"])
-        return Card(**{name: content[name] for name in names}, checks=checks)
-    except (TypeError, KeyError) as error:
+        card = Card(**{name: content[name] for name in names}, checks=tuple(Check(**c) for c in content["checks"]))
+        for check in card.checks:
+            if not all(
+                isinstance(text, str) for text in (check.name, check.question, check.threshold, check.control_name)
+            ):
+                raise TypeError(f"the texts of {check.name!r} are no texts")
+            float(check.value), float(check.control or 0), dict(check.detail)
+        if not (isinstance(card.model_hash, str) and isinstance(card.task_hash, str) and card.checks):
+            raise TypeError("hashes and checks")
+    except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"the card {path} lacks something ({error}); make it again") from error
+    return card

@@ -19,6 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.sparsity.optimizer import make_adam
@@ -34,6 +35,8 @@ def bench_training(
     `rounds` interleaved steps of each are timed after one that is not. Random tokens: speed does not depend on the
     text.
     """
+    if rounds < 1:
+        raise UserError(f"rounds is {rounds}; at least 1 is needed")
     shape = ModelConfig(n_layers=layers, d_model=d_model, n_ctx=n_ctx)
     sparse = _stepper(shape, density, batch_size)
     dense = _stepper(replace(shape, activation_fraction=1.0), 1.0, batch_size)

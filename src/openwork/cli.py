@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from openwork.artifacts import Card, load_card, load_circuit, write_atomically
+from openwork.artifacts import Card, check_writable, load_card, load_circuit, write_atomically
 from openwork.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +30,10 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 console = Console()
+USAGE_ERROR = typer.BadParameter.__base__ or Exception
+"""click's error of usage, which typer brings along under a name of its own."""
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""How PyTorch's messages say so."""
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write every number that is printed to this file.")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
@@ -40,22 +45,50 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        app()
+        _refuse_empty(sys.argv[1:])
+        status = app(standalone_mode=False)  # the status of `--help`, or of Ctrl-C
+        sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
 
-        print(f"openwork: {error}", file=sys.stderr)
-        sys.exit(130 if isinstance(error, Interrupted) else 2)
-    except KeyboardInterrupt:
-        print("openwork: stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+        _end(str(error), 130 if isinstance(error, Interrupted) else 2)
+    except USAGE_ERROR as error:
+        _end_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except BrokenPipeError:  # who reads us has gone, as in `openwork tasks | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"openwork: {error.strerror or error}{where}; check the path, its rights and the free space",
-            file=sys.stderr,
-        )
+        _end(f"{error.strerror or error}{where}; check the path, its rights and the free space", 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            raise
+        _end("there is not enough memory; lower the sizes of the model, the context or the batch", 2)
+    if status == 130:
+        _end("stopped; the same command goes on where it was", 130)
+    sys.exit(status or 0)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"openwork: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _end_usage(error: Any) -> NoReturn:
+    """One line and the place of the help; without any arguments, the help itself."""
+    command = error.ctx.command_path if error.ctx else "openwork"
+    if not sys.argv[1:] or type(error).__name__ == "NoArgsIsHelpError":
+        print(error.ctx.get_help())
         sys.exit(2)
+    _end(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    for argument in arguments:
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise UserError(f"the argument {argument!r} is empty; give a name or a path (is a shell variable not set?)")
 
 
 @app.command()
@@ -68,6 +101,7 @@ def demo(
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
     from openwork.demo import run_demo
 
+    check_writable(json_file)
     summary = run_demo(out, seed=seed, console=console, open_page=open_page)
     _write_json(json_file, summary)
 
@@ -93,6 +127,7 @@ def corpus(
     from openwork.corpus import build_corpus
     from openwork.progress import corpus_progress
 
+    check_writable(json_file)
     with corpus_progress(console) as progress:
         built = build_corpus(
             source,
@@ -125,6 +160,7 @@ def train(
     from openwork.training import TrainConfig, read_metrics
     from openwork.training import train as run
 
+    check_writable(json_file)
     wanted = read_config(TrainConfig, config, [*(settings or ()), f"device={device}"])
     with training_progress(console) as report:
         run(open_corpus(corpus_path), wanted, out, report)
@@ -144,6 +180,7 @@ def tasks(
     from openwork.models import load_model
     from openwork.tasks.survey import list_tasks, try_tasks
 
+    check_writable(json_file)
     rows = try_tasks(load_model(model)) if model else list_tasks()
     _print_rows("tasks", rows)
     _write_json(json_file, {"tasks": rows})
@@ -171,11 +208,14 @@ def prune(
     from openwork.pruning import prune as run
     from openwork.training import corpus_means
 
+    check_writable(out, json_file)
     wanted = read_config(PruneConfig, config, settings or ())
     loaded = load_model(model)
-    if corpus is not None and not loaded.means:
-        loaded.means = corpus_means(loaded, open_corpus(corpus))
-        save_means(loaded, model)
+    if corpus is not None:
+        texts = open_corpus(corpus)
+        if not loaded.means:
+            loaded.means = corpus_means(loaded, texts)
+            save_means(loaded, model)
     with pruning_progress(console, wanted.steps, seeds) as report:
         circuit = run(
             loaded, task_list.get(task, loaded.tokenizer), seed=seed, seeds=seeds, config=wanted, report=report
@@ -206,6 +246,7 @@ def verify(
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
 
+    check_writable(out, json_file)
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     with console.status("checking") as status:
@@ -232,6 +273,7 @@ def view(
     from openwork.models import load_model
     from openwork.viewer import write_page
 
+    check_writable(out)
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     task = task_list.get(circuit.task, loaded.tokenizer)
@@ -253,6 +295,7 @@ def bench_train(
     from openwork.bench import bench_training
     from openwork.config import number
 
+    check_writable(json_file)
     numbers = bench_training(
         layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
+from openwork.artifacts import FORMAT_VERSION, check_header, load_tensors, read_json, save_tensors, write_atomically
 from openwork.config import from_dict
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
@@ -54,11 +54,20 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
     content = read_json(path / "config.json", "model config")
-    if content.get("kind") != "model" or content.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
-    model = Transformer(from_dict(ModelConfig, content["model"], "model."))
+    check_header(path / "config.json", content, "model")
+    try:
+        config = from_dict(ModelConfig, content.get("model") or {}, "model.")
+    except UserError as error:
+        raise UserError(f"{path}/config.json cannot be used: {error}") from error
     packed, header = load_tensors(path / "weights.safetensors", "weights")
-    _set_weights(model, unpack(packed, header["shapes"]), path)
+    weights = _unpacked(packed, header, path)
+    if weights["embed.weight"].shape != (config.d_vocab, config.d_model):  # before a wrong config takes all memory
+        raise UserError(
+            f"the weights in {path} are of d_vocab and d_model {tuple(weights['embed.weight'].shape)}, its config.json "
+            f"says {(config.d_vocab, config.d_model)}; restore the files"
+        )
+    model = Transformer(config)
+    _set_weights(model, weights, path)
     if (path / "tokenizer.json").is_file():
         model.tokenizer = Tokenizer.load(path / "tokenizer.json")
         if model.tokenizer.d_vocab > model.config.d_vocab:
@@ -84,7 +93,7 @@ def save_means(model: Transformer, path: str | Path) -> None:
 def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
     """The means kept in the Model directory `path`; none if they are another model's."""
     means, header = load_tensors(path / "means.safetensors", "means")
-    return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
+    return means if header.get("model_hash") == model.hash and set(means) == set(node_sites(model.config)) else {}
 
 
 def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
@@ -110,6 +119,15 @@ def unpack(packed: dict[str, Tensor], shapes: dict[str, list[int]]) -> dict[str,
         flat[packed[f"{name}.indices"].long()] = packed[f"{name}.values"]
         dense[name] = flat.view(shape)
     return dense
+
+
+def _unpacked(packed: dict[str, Tensor], header: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    try:
+        weights = unpack(packed, header["shapes"])
+        weights["embed.weight"]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the weights in {path} lack something ({error}); restore the files") from error
+    return weights
 
 
 def _is_tied_copy(model: Transformer, name: str) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -266,10 +267,8 @@ def test_a_manifest_with_any_flipped_bit_is_refused_or_says_the_same(source, tmp
         data = bytearray(whole)
         data[place] ^= 1 << place % 8
         path.write_bytes(data)
-        try:
+        with suppress(UserError):
             assert open_corpus(tmp_path / "c").manifest == corpus.manifest  # white space
-        except UserError:
-            pass
 
 
 def _replace(path: Path, old: str, new: str) -> None:

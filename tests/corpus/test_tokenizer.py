@@ -25,7 +25,7 @@ def test_every_text_comes_back(tokenizer, text):
 
 
 def test_merges_happen_inside_a_piece_only():
-    source = "".join(f"total.add(value_one)  += 1234['a_b']\n\n    if([[é_1]]).add('x')\n" for _ in range(100))
+    source = "".join("total.add(value_one)  += 1234['a_b']\n\n    if([[é_1]]).add('x')\n" for _ in range(100))
     whole = Tokenizer.train([source], 600)
     assert whole.tokens(whole.encode("total.add(value_one)  += 1234['a_b']\n\n    if")) == [
         *("total", ".add", "(", "value_one", ")", "  ", "+=", " 123", "4", "['", "a_b", "']", "\n\n", "    ", "if")

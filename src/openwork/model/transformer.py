@@ -69,6 +69,8 @@ class ModelConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_heads < 0:
+            raise UserError(f"model.n_heads is {self.n_heads}; it must be at least 1, or 0 for d_model / d_head")
         if self.n_heads == 0:
             if self.d_model % self.d_head:
                 raise UserError(
@@ -252,7 +254,10 @@ class Transformer(nn.Module):
     def _logits(self, tokens: Tensor, at: At) -> Tensor:
         length = tokens.shape[-1]
         if length > self.config.n_ctx:
-            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
+            raise UserError(
+                f"{length} tokens are more than the model's context of {self.config.n_ctx}; "
+                "give fewer, or a model with a larger model.n_ctx"
+            )
         x = self.embed(tokens)
         position = None
         if self.config.positions == "learned":

@@ -5,6 +5,7 @@ learn one gate per node  ->  rank by tau  ->  fewest that reach the target  ->  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from openwork.pruning.gates import Gates, StepGate
 from openwork.tasks import Pairs, Task
 
 Report = Callable[[dict[str, Any]], None]
+LARGEST_SEED = 2**32 - 1
+"""The seeds of pairs and gates are counted up from it and must stay below PyTorch's 2**63."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ class PruneConfig:
         for name in ("target", "steps", "pairs", "learning_rate", "temperature", "fixed_pairs", "validation_pairs"):
             if not getattr(self, name) > 0:
                 raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0")
+        for name in ("k_coef", "init_noise", "weight_decay", "warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be at least 0 and finite")
+        for name in ("target", "learning_rate", "temperature", "init_bias"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be finite")
+        if not (0 <= self.beta2 < 1 and self.warmup <= 1):
+            raise UserError(f"prune.beta2 is {self.beta2} and prune.warmup {self.warmup}; they must lie in [0, 1)")
 
 
 def prune(
@@ -73,9 +84,13 @@ def prune(
     returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
-        UserError: mean ablation and the model has no means.
+        UserError: mean ablation and the model has no means, or no seed or search that can be.
     """
     config = config or PruneConfig()
+    if seeds < 1:
+        raise UserError(f"seeds is {seeds}; at least 1 search is needed")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed}; it must lie between 0 and {LARGEST_SEED}")
     values = ablation_values(model, config.ablation)
     requires_grad = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
@@ -155,7 +170,9 @@ def learn_gates(
     adam = torch.optim.AdamW([tau], config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
     for step in range(config.steps):
         progress = (step + 1) / config.steps
-        adam.param_groups[0]["lr"] = config.learning_rate * min(1, progress / config.warmup) * (1 - step / config.steps)
+        adam.param_groups[0]["lr"] = (
+            config.learning_rate * min(1, progress / max(config.warmup, 1e-9)) * (1 - step / config.steps)
+        )
         pairs = task.pairs("train", config.pairs, seed=seed * config.steps + step)
         gate = StepGate.apply(tau, config.temperature)
         loss = pairs.loss(model.run(pairs.flat, edit=gates.edits(gate, values))[0])

@@ -35,7 +35,7 @@ def list_tasks() -> list[dict[str, Any]]:
 def try_tasks(model: Transformer, n: int = PAIRS) -> list[dict[str, Any]]:
     """A row per task: the unpruned model's loss in nats and accuracy on `n` validation and `n` held-out pairs.
 
-    A task that does not suit the model's tokenizer has the reason instead.
+    A task that does not suit the model's tokenizer or context has the reason instead.
     """
     rows = []
     for name in tasks.names():
@@ -49,13 +49,12 @@ def try_tasks(model: Transformer, n: int = PAIRS) -> list[dict[str, Any]]:
         }
         try:
             task = tasks.get(name, model.tokenizer)
+            for split, prefix in SHOWN:
+                pairs = task.pairs(split, n)
+                differences = pairs.differences(model(pairs.flat))
+                row[f"{prefix}loss"] = float(pairs.losses(differences))
+                row[f"{prefix}accuracy"] = pairs.accuracy(differences)
         except UserError as error:
-            rows.append({**row, "note": str(error)})
-            continue
-        for split, prefix in SHOWN:
-            pairs = task.pairs(split, n)
-            differences = pairs.differences(model(pairs.flat))
-            row[f"{prefix}loss"] = float(pairs.losses(differences))
-            row[f"{prefix}accuracy"] = pairs.accuracy(differences)
+            row["note"] = str(error)
         rows.append(row)
     return rows

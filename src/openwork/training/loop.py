@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -83,6 +84,13 @@ class TrainConfig:
         ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        for name in ("betas", "eps", "weight_decay", "learning_rate", "seed"):
+            if not all(0 <= value < math.inf for value in _values(getattr(self, name))):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0 and finite")
+        if max(self.betas) >= 1:
+            raise UserError(f"betas is {self.betas}; both must lie in [0, 1)")
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}; it must be below 2**63")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is {self.warmup}; it must lie in [0, 1)")
 
@@ -93,6 +101,10 @@ class TrainConfig:
     @property
     def n_steps(self) -> int:
         return math.ceil(self.tokens / self.tokens_per_step)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 class Interrupted(UserError):
@@ -114,8 +126,9 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         Interrupted: the run was asked to stop.
     """
     out, device = Path(out), pick_device(config.device)
-    _check_fit(corpus, config)
+    _check_fit(corpus, config, out)
     model = Transformer(config.model, seed=config.seed).to(device)
+    quotas(model, config.sparsity, config.sparsity.density)  # else the floors are refused after hours
     model.tokenizer = corpus.tokenizer
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
@@ -223,12 +236,41 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
+def _check_fit(corpus: Corpus, config: TrainConfig, out: Path) -> None:
+    if (out / "manifest.json").exists():
+        raise UserError(f"{out} holds a corpus; give another directory for the model")
+    for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
+        if len(tokens) <= config.model.n_ctx:
+            raise UserError(
+                f"the context of {config.model.n_ctx} tokens is longer than the {len(tokens)} {split} tokens of "
+                f"{corpus.path}; lower model.n_ctx or build a larger corpus"
+            )
+    needed, there = training_bytes(config), memory_bytes()
+    if needed > there:
+        raise UserError(
+            f"a model of d_model {config.model.d_model}, {config.model.n_layers} layers and batches of "
+            f"{config.batch_size} x {config.model.n_ctx} tokens need {needed / 2**30:,.0f} GiB to train, this machine "
+            f"has {there / 2**30:,.0f}; lower model.d_model, model.n_layers, model.n_ctx or batch_size"
+        )
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise UserError(
             f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has "
             f"{corpus.tokenizer.d_vocab} tokens; set model.d_vocab={corpus.tokenizer.d_vocab}"
         )
+
+
+def training_bytes(config: TrainConfig) -> int:
+    """The least memory that training takes, in bytes: weights, gradients and two moments, and the logits twice."""
+    m = config.model
+    per_layer = m.d_model * (4 * m.n_heads * m.d_head + 2 * m.d_mlp)
+    bigram = {"off": 0, "counted": 1, "learned": 4}[m.bigram] * m.d_vocab**2
+    weights = 4 * (m.n_layers * per_layer + (1 if m.tied else 2) * m.d_vocab * m.d_model) + bigram
+    return 4 * (weights + 2 * config.tokens_per_step * m.d_vocab)
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

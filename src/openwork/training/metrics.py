@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.artifacts import write_atomically
 from openwork.corpus import Corpus
+from openwork.errors import UserError
 from openwork.model import Transformer
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -24,14 +30,23 @@ class MetricsLog:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         lines = [line for line in read_metrics(directory) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.file = self.path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line for `step`; numbers, also nested ones, go to TensorBoard under their dotted names."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+            self._write_board(step, values)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} or the TensorBoard files beside it: {error.strerror or error}; "
+                "free some space, the same command then goes on from the last checkpoint"
+            ) from error
+
+    def _write_board(self, step: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             for inner, number in (value if isinstance(value, dict) else {"": value}).items():
                 self.board.add_scalar(f"{name}/{inner}" if inner else name, number, step)
@@ -40,18 +55,23 @@ class MetricsLog:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.file.close()
-        self.board.close()
+        for part in (self.file, self.board):
+            try:
+                part.close()
+            except OSError as error:  # what could not be written is written again from the last checkpoint on
+                log.warning("%s is not whole: %s", self.path.parent, error.strerror or error)
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``; a last line cut short by a kill is left out."""
     path, lines = Path(directory) / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            values = json.loads(line)
+            values["step"] + 0
+        except (ValueError, TypeError, KeyError):
             break
+        lines.append(values)
     return lines
 
 
@@ -109,6 +129,7 @@ def plot_run(directory: str | Path) -> Path:
         if len(names) > 1:
             axis.legend()
     axes[0, 1].set_yscale("log")
-    path = Path(directory) / "training.png"
-    figure.savefig(path, dpi=120)
+    path, drawn = Path(directory) / "training.png", io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write_atomically(path, drawn.getvalue())
     return path
