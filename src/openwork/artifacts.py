@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -41,19 +43,32 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         UserError: the file cannot be written (no space, no rights); nothing is left behind.
     """
     path = Path(path)
+    aside = _write_aside(path, data.encode() if isinstance(data, str) else data)
+    try:
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _write_aside(path: Path, data: bytes) -> Path:
+    """Write `data`, synced, beside `path`; returns where."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
-        ) from error
+        with suppress(OSError):
+            aside.unlink()
+        raise _cannot_write(path, error) from error
+    return aside
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place")
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -67,8 +82,7 @@ def check_writable(*paths: Path | None) -> None:
             continue
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a directory; give the path of a file")
-        write_atomically(probe := path.with_name(f".{path.name}.probe"), b"")
-        probe.unlink()
+        _write_aside(path, b"").unlink()
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
@@ -309,11 +323,11 @@ def _fault_of(circuit: Circuit) -> str | None:
         width = len(circuit.ablation_values[site])
         if index.dtype != torch.int64 or index.dim() != 1 or not ((index >= 0) & (index < width)).all():
             return f"{site} keeps nodes that are not among its {width}"
-    sites = [site for site, index in circuit.kept.items() for _ in index]
-    if sorted(sites) != sorted(
-        next(site for site in circuit.kept if f"{node}.".startswith(f"{site}.")) for node in circuit.nodes
-    ):
-        return f"its {len(circuit.nodes)} nodes are not the {len(sites)} that it keeps"
+    listed = Counter(
+        next((site for site in circuit.kept if node.startswith(f"{site}.")), node) for node in circuit.nodes
+    )
+    if listed != {site: len(index) for site, index in circuit.kept.items()}:
+        return f"its {len(circuit.nodes)} nodes are not those that it keeps"
     nodes = set(circuit.nodes)
     for edge in circuit.edges:
         if edge.source not in nodes or edge.target not in nodes or not math.isfinite(edge.weight):
@@ -396,7 +410,10 @@ def load_card(path: str | Path) -> Card:
                 isinstance(text, str) for text in (check.name, check.question, check.threshold, check.control_name)
             ):
                 raise TypeError(f"the texts of {check.name!r} are no texts")
-            float(check.value), float(check.control or 0), dict(check.detail)
+            if not math.isfinite(check.value) or not math.isfinite(check.control or 0):
+                raise ValueError(f"{check.name} is {check.value}, its control {check.control}")
+            if not isinstance(check.passed, bool) or not isinstance(check.detail, dict):
+                raise TypeError(f"whether {check.name!r} passed")
         if not (isinstance(card.model_hash, str) and isinstance(card.task_hash, str) and card.checks):
             raise TypeError("hashes and checks")
     except (TypeError, KeyError, ValueError) as error:

@@ -30,7 +30,7 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 console = Console()
-USAGE_ERROR = typer.BadParameter.__base__ or Exception
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """click's error of usage, which typer brings along under a name of its own."""
 OUT_OF_MEMORY = ("allocate memory", "out of memory")
 """How PyTorch's messages say so."""
@@ -46,7 +46,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         _refuse_empty(sys.argv[1:])
-        status = app(standalone_mode=False)  # the status of `--help`, or of Ctrl-C
+        status = app(prog_name="openwork", standalone_mode=False)  # the status of `--help`, or of Ctrl-C
         sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted

@@ -68,8 +68,9 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             values = json.loads(line)
-            values["step"] + 0
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
+            break
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
             break
         lines.append(values)
     return lines
