@@ -19,36 +19,38 @@ def test_tensors_and_header_come_back(tmp_path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    a, b = torch.randn(3), torch.arange(4)
+    save_tensors(tmp_path / "0", {"a": a, "b": b}, {"x": 1, "y": 2}, "thing")
+    for i in range(1, 20):  # safetensors' own order of metadata is a matter of luck
+        save_tensors(tmp_path / f"{i}", {"b": b, "a": a}, {"y": 2, "x": 1}, "thing")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     save_tensors(tmp_path / "x", {}, {}, "means")
     with pytest.raises(UserError, match="holds a means, not a circuit"):
         load_tensors(tmp_path / "x", "circuit")
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path):
-    for name in "abcdefgh":
-        save_tensors(tmp_path / name, {"t": torch.arange(3), "s": torch.ones(2)}, {"note": 1, "also": 2}, "thing")
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
-
-
-def test_every_flipped_bit_is_refused(tmp_path):
+@pytest.mark.parametrize("bit", [0, 2, 5, 7])
+def test_every_flipped_bit_is_refused(tmp_path, bit):
     path = tmp_path / "x"
-    save_tensors(path, {"a": torch.randn(5), "b": torch.arange(2)}, {"note": "ä\n", "n": 1.5}, "thing")
+    save_tensors(path, {"a": torch.randn(50)}, {"note": "ä" * 10, "rate": 1e-7}, "thing")
     whole = path.read_bytes()
     for place in range(len(whole)):
         data = bytearray(whole)
-        data[place] ^= 1 << place % 8
+        data[place] ^= 1 << bit
         path.write_bytes(data)
-        with pytest.raises(UserError, match="whole|altered") as caught:
+        with pytest.raises(UserError, match="whole|altered|holds a|newer"):
             load_tensors(path, "thing")
-        assert "\n" not in str(caught.value), place
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"openwork": "x"}, {"openwork": "x []"}, {"openwork": "x " + "[" * 10**5}, {}, {"other": "y"}]
+    "text", ["[]", "3", '{"kind": "thing"}', '{"kind": "thing", "format_version": "x"}', "[" * 9999]
 )
-def test_a_safetensors_file_of_another_program_is_refused(tmp_path, metadata):
-    (tmp_path / "x").write_bytes(save({"a": torch.ones(1)}, metadata))
+def test_a_hostile_header_is_refused(tmp_path, text):
+    (tmp_path / "x").write_bytes(save({}, metadata={"openwork": f"0 {text}"}))
     with pytest.raises(UserError, match="no whole thing file|was altered"):
         load_tensors(tmp_path / "x", "thing")
 

@@ -108,12 +108,13 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: str) -> None:
     """Save `tensors` and a JSON `header` as one safetensors file of the given `kind`, with a checksum over both.
 
-    The same content gives the same bytes.
+    Checksum and header are one metadata entry, ``SHA-256 JSON``, because safetensors writes several in any order: the
+    same content gives the same bytes.
     """
     text = json.dumps({**header, "kind": kind, "format_version": FORMAT_VERSION}, sort_keys=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    stamped = f"{_checksum(text, contiguous)} {text}"  # one key: safetensors writes several in random order
-    write_atomically(path, save_safetensors(contiguous, metadata={"openwork": stamped}))
+    metadata = {"openwork": f"{_checksum(text, contiguous)} {text}"}
+    write_atomically(path, save_safetensors(contiguous, metadata=metadata))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -127,10 +128,11 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         length = int.from_bytes(data[:8], "little")
         if length > len(data) - 8:
             raise ValueError("shorter than its header says")
-        checksum, _, text = json.loads(data[8 : 8 + length])["__metadata__"]["openwork"].partition(" ")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]["openwork"]
+        checksum, _, text = metadata.partition(" ")
         header = json.loads(text)
         tensors = load_safetensors(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error
     if _checksum(text, tensors) != checksum:

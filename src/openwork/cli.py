@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from openwork.artifacts import Card, check_writable, load_card, load_circuit, write_atomically
 from openwork.errors import UserError
@@ -174,22 +174,48 @@ def tasks(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Model directory: show its loss on each task.")
     ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(help="A task of your own, .jsonl or .py, beside the others.", metavar="FILE")
+    ] = None,
+    lint: Annotated[
+        str | None, typer.Option(help="Say what is wrong with FILE for the tokenizer of MODEL.", metavar="FILE")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """List the tasks with an example pair; with a MODEL, its unpruned loss and accuracy on each."""
+    from openwork import tasks as task_list
     from openwork.models import load_model
     from openwork.tasks.survey import list_tasks, try_tasks
 
     check_writable(json_file)
-    rows = try_tasks(load_model(model)) if model else list_tasks()
-    _print_rows("tasks", rows)
+    if lint is not None:
+        return _lint(lint, model, json_file)
+    names = (*task_list.names(), *(file or ()))
+    rows = try_tasks(load_model(model), names) if model else list_tasks(names)
+    _print_rows("tasks", rows) if model else _print_pairs(rows)
     _write_json(json_file, {"tasks": rows})
+
+
+def _lint(file: str, model: Path | None, json_file: Path | None) -> None:
+    """Print the faults of the task in `file`; one is enough for status 2."""
+    from openwork.models import load_model
+    from openwork.tasks.survey import lint_task
+
+    if model is None:
+        raise UserError(f"--lint {file} needs a MODEL, whose tokenizer decides; give its directory")
+    rows = lint_task(file, load_model(model).tokenizer)
+    _write_json(json_file, {"file": file, "pairs": rows})
+    faulty = [row for row in rows if row["fault"]]
+    if faulty:
+        _print_rows(file, faulty)
+        raise UserError(f"{len(faulty)} of {len(rows)} in {file} have faults; mend them")
+    console.print(f"{file}: no faults in {len(rows)}")
 
 
 @app.command()
 def prune(
     model: ModelPath,
-    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`).")],
+    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")],
     out: Annotated[Path, typer.Option(help="Circuit file to write.")],
     settings: Settings = None,
     config: Config = None,
@@ -235,6 +261,9 @@ def prune(
 def verify(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the card to this JSON file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
     json_file: Json = None,
@@ -251,7 +280,10 @@ def verify(
     circuit = load_circuit(circuit_path, loaded)
     with console.status("checking") as status:
         card = run(
-            circuit, task_list.get(circuit.task, loaded.tokenizer), seed=seed, report=lambda name: status.update(name)
+            circuit,
+            task_list.get(task or circuit.task, loaded.tokenizer),
+            seed=seed,
+            report=lambda name: status.update(name),
         )
     _print_rows(f"card of {circuit.task}", card_rows(card))
     if out is not None:
@@ -265,20 +297,27 @@ def view(
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
     card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
+    svg: Annotated[Path | None, typer.Option(help="Save the drawing as this SVG (needs Chromium or Chrome).")] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
     from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
-    from openwork.viewer import write_page
+    from openwork.viewer import picture, write_page
 
-    check_writable(out)
+    check_writable(out, svg)
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    task = task_list.get(circuit.task, loaded.tokenizer)
-    write_page(out, circuit, task, load_card(card) if card else None, loaded, open_corpus(corpus))
-    console.print(f"page: {out.resolve()}")
+    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
+    console.print(f"page: {out.resolve()}", soft_wrap=True)
+    if svg is not None:
+        picture(out, svg)
+        console.print(f"drawing: {svg.resolve()}", soft_wrap=True)
 
 
 @bench.command("train")
@@ -349,10 +388,22 @@ def _print_table(title: str, numbers: dict[str, Any]) -> None:
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=title)
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     console.print(table)
+
+
+def _print_pairs(rows: list[dict[str, Any]]) -> None:
+    """Each task with its example, the members beside each other."""
+    for row in rows:
+        console.print(f"[bold]{escape(row['task'])}[/]: {escape(row['asks to'])}", highlight=False)
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(ratio=1)
+        table.add_column(ratio=1)
+        table.add_row(*(escape(row[member]) for member in ("member A", "member B")))
+        console.print(table)
+        console.print()
 
 
 def _text(value: Any) -> str:

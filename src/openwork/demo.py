@@ -40,14 +40,16 @@ SEEDS = 2
 
 
 def train_config(seed: int) -> TrainConfig:
-    """The demo's model and schedule: as much as two cores can do in about eight minutes."""
+    """The demo's model and schedule. Small batches: at this size the number of steps decides, see docs/log.md."""
     return TrainConfig(
         model=ModelConfig(n_layers=2, d_model=128, n_ctx=128, bigram="learned"),
         sparsity=SparsityConfig(density=1 / 32, anneal_end=0.3),
-        tokens=4_000_000,
-        batch_size=32,
+        tokens=5_000_000,
+        batch_size=8,
         learning_rate=2e-2,
         seed=seed,
+        validate_every=400,
+        checkpoint_every=400,
     )
 
 

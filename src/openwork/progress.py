@@ -31,13 +31,15 @@ class Bar:
         self.task = self.live.add_task(title, total=None, numbers="")
         self.began = self.printed = time.monotonic()
         self.first: int | None = None
+        self.finished = False
 
     def show(self, done: int, total: int | None, numbers: str) -> None:
         """`done` of `total` steps, with `numbers` beside the bar."""
         self.first = done - 1 if self.first is None else self.first
         self.live.update(self.task, completed=done, total=total, numbers=numbers)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.printed > QUIET_SECONDS or done == total):
+        finishes, self.finished = done == total and not self.finished, done == total
+        if not self.console.is_terminal and (now - self.printed > QUIET_SECONDS or finishes):
             self.printed = now
             share = f"{done / total:4.0%}, {self._left(done, total, now)}" if total else f"{done}"
             self.console.print(f"{self.title}: {share}  {numbers}", highlight=False)

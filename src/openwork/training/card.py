@@ -16,7 +16,7 @@ Trained by Openwork on `{source}` ({train_tokens:,} tokens in the corpus, {token
 | what | value |
 |---|---|
 | validation loss, nats per token | {validation_loss:.3f} |
-| non-zero parameters | {l0:,} of {parameters:,} |
+| non-zero parameters | {l0:,} of {parameters:,}{beside} |
 | dead neurons | {dead_neurons:,} of {neurons:,} |
 | dead q/k channels | {dead_qk_channels:,} of {qk_channels:,} |
 | context, tokens | {n_ctx} |
@@ -37,7 +37,8 @@ repeats what its corpus says. The licence of the corpus applies to what it repro
 def write_card(model: Transformer, corpus: Corpus, path: Path) -> None:
     """Write the card of `model`, whose run's metrics lie in the Model directory `path`."""
     c, last = model.config, read_metrics(path)[-1]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    table = parameters.pop("bigram", 0)
     text = TEMPLATE.format(
         kind="Weight-sparse" if last["density"] < 1 else "Dense",
         n_layers=c.n_layers,
@@ -46,7 +47,8 @@ def write_card(model: Transformer, corpus: Corpus, path: Path) -> None:
         d_vocab=c.d_vocab,
         source=corpus.manifest.source,
         train_tokens=corpus.manifest.train.tokens,
-        parameters=parameters,
+        parameters=sum(parameters.values()),
+        beside=f", and {table:,} in the dense bigram table" if table else "",
         neurons=c.n_layers * c.d_mlp,
         qk_channels=c.n_layers * c.d_head * c.n_heads,
         hash=model.hash,

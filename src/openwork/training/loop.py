@@ -223,12 +223,12 @@ def count_bigrams(corpus: Corpus, d_vocab: int, smoothing: float = 0.1) -> Tenso
 
 
 def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
-    """Validation loss, L0 per parameter and in all, and dead units."""
+    """Validation loss, L0 per parameter and in all (but for the bigram table, dense on purpose), and dead units."""
     l0 = count_nonzero(list(model.named_parameters()))
     dead = dead_units(model, batches[0])
     return {
         "validation_loss": validation_loss(model, batches),
-        "l0": sum(l0.values()),
+        "l0": sum(n for name, n in l0.items() if name != "bigram"),
         "l0_of": l0,
         "dead_neurons": sum(n for name, n in dead.items() if name.endswith("neurons")),
         "dead_qk_channels": sum(n for name, n in dead.items() if name.endswith("qk_channels")),

@@ -8,9 +8,11 @@ const NEEDED = /^(:root|\.drawing)/;
 export function standalone(image) {
   const copy = image.cloneNode(true);
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  copy.classList.add("drawing");
   copy.classList.remove("focused");
+  const whole = svg("g", { class: copy.getAttribute("class") }, ...copy.childNodes);
+  copy.setAttribute("class", "drawing");
   copy.removeAttribute("style");
+  copy.append(whole);
   const style = svg("style", {}, [...document.styleSheets].flatMap((sheet) => rulesOf(sheet.cssRules)).join("\n"));
   copy.prepend(style, svg("rect", { class: "paper", width: "100%", height: "100%", rx: 8 }));
   for (const mark of copy.querySelectorAll(".hit, title")) mark.remove();

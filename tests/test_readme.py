@@ -1,0 +1,40 @@
+"""The README's file map names what is there, all of it, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from openwork.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+UNMAPPED = {"__init__.py", "py.typed", "__pycache__"}
+
+
+def test_the_file_map_is_true_and_whole():
+    mapped = set(re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE))
+    assert not [place for place in mapped if not (ROOT / place).exists()]
+    package = {
+        path.relative_to(ROOT).as_posix() + "/" * path.is_dir()
+        for path in (ROOT / "src/openwork").iterdir()
+        if path.name not in UNMAPPED
+    }
+    assert package <= mapped
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_every_link_leads_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_every_command_and_option_that_it_shows_is_there():
+    commands = typer.main.get_command(app).commands
+    shown = re.findall(r"^    openwork (\w+)(.*?)(?:  #.*)?$", README, re.MULTILINE)
+    assert len(shown) >= 7
+    for name, rest in shown:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--\w[\w-]*", rest)) <= options, name
