@@ -99,10 +99,10 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
-    from openwork.demo import run_demo
+    from openwork.demo import DemoConfig, run_demo, train_config
 
     check_writable(json_file)
-    summary = run_demo(out, seed=seed, console=console, open_page=open_page)
+    summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
     _write_json(json_file, summary)
 
 
