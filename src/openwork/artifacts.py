@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -43,46 +42,20 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         UserError: the file cannot be written (no space, no rights); nothing is left behind.
     """
     path = Path(path)
-    aside = _write_aside(path, data.encode() if isinstance(data, str) else data)
-    try:
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-
-
-def _write_aside(path: Path, data: bytes) -> Path:
-    """Write `data`, synced, beside `path`; returns where."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            file.write(data)
+            file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
+        aside.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
-        raise _cannot_write(path, error) from error
-    return aside
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place")
-
-
-def check_writable(*paths: Path | None) -> None:
-    """Make sure that files at `paths` (but for None) can be written, before hours of work go into them.
-
-    Raises:
-        UserError: a directory is in the place of the file, or its directory can't be made or written.
-    """
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UserError(f"cannot write {path}: it is a directory; give the path of a file")
-        _write_aside(path, b"").unlink()
+        with suppress(OSError):  # there may be no such directory
+            aside.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
@@ -95,9 +68,8 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
-    data = read_bytes(path, what)
     try:
-        content = json.loads(data)
+        content = json.loads(read_bytes(path, what))
     except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
@@ -131,23 +103,18 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]["openwork"]
         checksum, _, text = metadata.partition(" ")
         header = json.loads(text)
+        found, version = header["kind"], int(header["format_version"])
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error
+    if found != kind:
+        raise UserError(f"{path} holds a {found}, not a {kind}; give the path of a {kind}")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}; update openwork")
     if _checksum(text, tensors) != checksum:
         raise UserError(f"{path} was altered: its checksum differs; make or copy it again")
-    check_header(path, header, kind)
     return tensors, header
-
-
-def check_header(path: str | Path, header: Mapping[str, Any], kind: str) -> None:
-    """Raise a `UserError` if the `header` of the file `path` is not one of this `kind`, in a format that we know."""
-    if header.get("kind") != kind:
-        raise UserError(f"{path} holds a {header.get('kind') or 'file of no kind'}, not a {kind}; give a {kind}")
-    version = header.get("format_version")
-    if type(version) is not int or version > FORMAT_VERSION:
-        raise UserError(f"{path} has format {version}, known are those up to {FORMAT_VERSION}; update openwork")
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -165,7 +132,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class Edge(NamedTuple):
-    """One non-zero weight between two kept nodes."""
+    """One non-zero weight from one node to another."""
 
     source: str
     target: str
@@ -179,8 +146,14 @@ class Runs(Protocol):
     def hash(self) -> str: ...
 
     def run(
-        self, tokens: Tensor, record: Sequence[str] = ..., edit: Mapping[str, Edit] = ...
+        self,
+        tokens: Tensor,
+        record: Sequence[str] = ...,
+        edit: Mapping[str, Edit] = ...,
+        weights: Mapping[str, Tensor] = ...,
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class Poses(Protocol):
@@ -199,8 +172,9 @@ class Poses(Protocol):
 class Circuit:
     """The nodes and weights of one model that perform one task, with all that is needed to run them.
 
-    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2). The
-    circuit's answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
+    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2), and
+    every weight carries that of its source: a constant, which joins the target's bias. `run` is the one definition of
+    what a circuit computes. Its answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
     """
 
     model_hash: str
@@ -210,7 +184,7 @@ class Circuit:
     nodes: tuple[str, ...]
     """Names of the kept nodes, in forward order, such as ``0.mlp.post_act.790`` or ``1.attn.v.head3.ch0``."""
     edges: tuple[Edge, ...]
-    """Every non-zero weight between two kept nodes."""
+    """The weights that carry activations, all between kept nodes."""
     kept: dict[str, Tensor]
     """For each node site, the kept indices (int64, ascending)."""
     ablation_values: dict[str, Tensor]
@@ -243,9 +217,18 @@ class Circuit:
             for site, values in self.ablation_values.items()
         }
 
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return self._model().weights_of(self.edges, self.ablation_values)
+
+    def run(self, tokens: Tensor, record: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """The circuit's logits (batch, position, d_vocab), before calibration, and its activations at `record`ed sites,
+        for tokens (batch, position)."""
+        return self._model().run(tokens, record=record, edit=self.edits(), weights=self._weights)
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits (batch, position, d_vocab) of the circuit for tokens (batch, position), before calibration."""
-        return self._model().run(tokens, edit=self.edits())[0]
+        return self.run(tokens)[0]
 
     def loss(self, task: Poses) -> float:
         """The circuit's calibrated loss on the validation pairs of `task`, in nats: the stated loss again.
@@ -283,14 +266,14 @@ def load_circuit(path: str | Path, model: Runs) -> Circuit:
         UserError: the file is damaged, or the circuit belongs to another model (both hashes are named).
     """
     tensors, header = load_tensors(path, "circuit")
-    if header.get("model_hash") != model.hash:
+    if header["model_hash"] != model.hash:
         raise UserError(
-            f"the circuit {path} belongs to the model {str(header.get('model_hash'))[:12]}, not to {model.hash[:12]}; "
+            f"the circuit {path} belongs to the model {header['model_hash'][:12]}, not to {model.hash[:12]}; "
             "load the model it was found in, or prune again"
         )
     fields = {name: value for name, value in header.items() if name not in ("kind", "format_version")}
     try:
-        circuit = Circuit(
+        return Circuit(
             **{
                 **fields,
                 "nodes": tuple(fields["nodes"]),
@@ -301,40 +284,8 @@ def load_circuit(path: str | Path, model: Runs) -> Circuit:
             },
             model=model,
         )
-        fault = _fault_of(circuit)
-    except (TypeError, LookupError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError) as error:
         raise UserError(f"the circuit {path} lacks something ({error}); prune again") from error
-    if fault:
-        raise UserError(f"the circuit {path} contradicts itself: {fault}; prune again")
-    return circuit
-
-
-def _fault_of(circuit: Circuit) -> str | None:
-    """What is wrong with a circuit that was read, None if nothing is; any error raised here is a fault, too."""
-    for number in (circuit.scale, circuit.shift, circuit.target, circuit.losses["circuit"], circuit.losses["unpruned"]):
-        if not math.isfinite(number):
-            return f"a number in it is {number}"
-    if circuit.ablation not in get_args(Ablation) or circuit.n_pairs < 1:
-        return f"ablation is {circuit.ablation!r} and n_pairs {circuit.n_pairs}"
-    if not all(isinstance(text, str) for text in (circuit.task, circuit.task_hash)):
-        return f"its task is {circuit.task!r} with the hash {circuit.task_hash!r}"
-    for site, values in circuit.ablation_values.items():
-        if values.dim() != 1 or not values.isfinite().all():
-            return f"the ablation values of {site} are not finite numbers"
-    for site, index in circuit.kept.items():
-        width = len(circuit.ablation_values[site])
-        if index.dtype != torch.int64 or index.dim() != 1 or not ((index >= 0) & (index < width)).all():
-            return f"{site} keeps nodes that are not among its {width}"
-    listed = Counter(
-        next((site for site in circuit.kept if node.startswith(f"{site}.")), node) for node in circuit.nodes
-    )
-    if listed != {site: len(index) for site, index in circuit.kept.items()}:
-        return f"its {len(circuit.nodes)} nodes are not those that it keeps"
-    nodes = set(circuit.nodes)
-    for edge in circuit.edges:
-        if edge.source not in nodes or edge.target not in nodes or not math.isfinite(edge.weight):
-            return f"the edge {edge.source} to {edge.target} is not between its nodes"
-    return None
 
 
 def bind(circuit: Circuit, model: Runs) -> Circuit:
@@ -353,8 +304,6 @@ def _ablate(values: Tensor, listed: Tensor | None, *, keep_listed: bool) -> Edit
         on[listed] = keep_listed
 
     def edit(x: Tensor) -> Tensor:
-        if x.shape[-1] != len(values):
-            raise UserError(f"a circuit with {len(values)} nodes at a site runs on {x.shape[-1]}; prune again")
         return torch.where(on.to(x.device), x, values.to(x))
 
     return edit
@@ -395,29 +344,27 @@ class Card:
         return all(check.passed for check in self.checks)
 
     def save(self, path: str | Path) -> None:
-        """Write the card as JSON."""
+        """Write the card as JSON, with a checksum over the rest of it."""
         content = {**asdict(self), "passed": self.passed, "kind": "card", "format_version": FORMAT_VERSION}
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        write_atomically(path, json.dumps({**content, "sha256": _card_hash(content)}, indent=2) + "\n")
 
 
 def load_card(path: str | Path) -> Card:
-    """The card that `Card.save` wrote; a `UserError` if it is damaged."""
+    """The card that `Card.save` wrote; a `UserError` if it is damaged or altered."""
     content = read_json(path, "card")
-    check_header(path, content, "card")
+    if content.get("kind") != "card":
+        raise UserError(f"{path} holds no card; give the path of a card")
     try:
+        if content["sha256"] != _card_hash(content):
+            raise UserError(f"the card {path} was altered: its checksum differs; make it again")
         names = set(Card.__dataclass_fields__) - {"checks"}
-        card = Card(**{name: content[name] for name in names}, checks=tuple(Check(**c) for c in content["checks"]))
-        for check in card.checks:
-            if not all(
-                isinstance(text, str) for text in (check.name, check.question, check.threshold, check.control_name)
-            ):
-                raise TypeError(f"the texts of {check.name!r} are no texts")
-            if not math.isfinite(check.value) or not math.isfinite(check.control or 0):
-                raise ValueError(f"{check.name} is {check.value}, its control {check.control}")
-            if not isinstance(check.passed, bool) or not isinstance(check.detail, dict):
-                raise TypeError(f"whether {check.name!r} passed")
-        if not (isinstance(card.model_hash, str) and isinstance(card.task_hash, str) and card.checks):
-            raise TypeError("hashes and checks")
-    except (TypeError, KeyError, ValueError) as error:
+        checks = tuple(Check(**check) for check in content["checks"])
+        card = Card(**{name: content[name] for name in names}, checks=checks)
+        [check.value + (check.control or 0.0) for check in checks]  # numbers, or a TypeError
+    except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the card {path} lacks something ({error}); make it again") from error
     return card
+
+
+def _card_hash(content: Mapping[str, Any]) -> str:
+    return sha256_of(json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True).encode())

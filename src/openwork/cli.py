@@ -18,24 +18,47 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openwork.artifacts import Card, check_writable, load_card, load_circuit, write_atomically
+from openwork.artifacts import Card, load_card, write_atomically
 from openwork.errors import UserError
 
 app = typer.Typer(
     help="Train language models whose wiring people can read, find their circuits, and test them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.")
 app.add_typer(bench, name="bench")
 console = Console()
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""click's error of usage, which typer brings along under a name of its own."""
-OUT_OF_MEMORY = ("allocate memory", "out of memory")
-"""How PyTorch's messages say so."""
+UsageError: Any = typer.BadParameter.__base__
+"""What a command line that cannot be parsed raises; typer does not export it."""
+STOPPED = 130
+MOST_SEED = 2**63 - 1 - 2**16
+"""Seeds that PyTorch takes, with room to count on from one."""
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write every number that is printed to this file.")]
+
+def _file_to_write(path: Path | None) -> Path | None:
+    """`path`, if a file can be written there: asked before the work, not after it."""
+    if path is None:
+        return None
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        why = "is a directory" if path.is_dir() else f"cannot be written in {place}"
+        raise UserError(f"the file {path} {why}; choose another place")
+    return path
+
+
+def _directory_to_write(path: Path) -> Path:
+    """`path`, if it is a directory or can become one."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; choose another place")
+    _file_to_write(path / "file")
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=_file_to_write, help="Write every number that is printed to this file."),
+]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")]
@@ -45,63 +68,47 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        _refuse_empty(sys.argv[1:])
-        status = app(prog_name="openwork", standalone_mode=False)  # the status of `--help`, or of Ctrl-C
+        status = app(standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
 
         _end(str(error), 130 if isinstance(error, Interrupted) else 2)
-    except USAGE_ERROR as error:
-        _end_usage(error)
-    except (KeyboardInterrupt, typer.Abort):
-        status = 130
-    except BrokenPipeError:  # who reads us has gone, as in `openwork tasks | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output has gone, so the rest of it goes nowhere
+        sys.exit(STOPPED)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _end(f"{error.strerror or error}{where}; check the path, its rights and the free space", 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # PyTorch has no class for it on a CPU
             raise
-        _end("there is not enough memory; lower the sizes of the model, the context or the batch", 2)
-    if status == 130:
-        _end("stopped; the same command goes on where it was", 130)
-    sys.exit(status or 0)
-
-
-def _end(message: str, status: int) -> NoReturn:
-    print(f"openwork: {' '.join(message.split())}", file=sys.stderr)
+        _end("this machine has too little memory for these sizes; lower the batch, the context or the model", 2)
+    except UsageError as error:
+        message = " ".join(error.format_message().split()).rstrip(".") or "which command?"
+        _end(f"{message}; see {error.ctx.command_path if error.ctx else 'openwork'} --help", 2)
+    if status == STOPPED:
+        _end("stopped; the same command goes on where it was", STOPPED)
     sys.exit(status)
 
 
-def _end_usage(error: Any) -> NoReturn:
-    """One line and the place of the help; without any arguments, the help itself."""
-    command = error.ctx.command_path if error.ctx else "openwork"
-    if not sys.argv[1:] or type(error).__name__ == "NoArgsIsHelpError":
-        print(error.ctx.get_help())
-        sys.exit(2)
-    _end(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
-
-
-def _refuse_empty(arguments: list[str]) -> None:
-    for argument in arguments:
-        if not argument or (argument.startswith("--") and argument.endswith("=")):
-            raise UserError(f"the argument {argument!r} is empty; give a name or a path (is a shell variable not set?)")
+def _end(message: str, status: int) -> NoReturn:
+    print(f"openwork: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the training and of the first search.")] = 0,
+    out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Directory of the results.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the training and of the first search.")] = 0,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page where there is a browser.")] = True,
     json_file: Json = None,
 ) -> None:
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
     from openwork.demo import DemoConfig, run_demo, train_config
 
-    check_writable(json_file)
     summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
     _write_json(json_file, summary)
 
@@ -120,14 +127,13 @@ def corpus(
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
     max_tokens: Annotated[int | None, typer.Option(help="Stop at about this many tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the split and the order.")] = 0,
     json_file: Json = None,
 ) -> None:
     """Build a corpus: text to token shards, with a tokenizer and a manifest."""
     from openwork.corpus import build_corpus
     from openwork.progress import corpus_progress
 
-    check_writable(json_file)
     with corpus_progress(console) as progress:
         built = build_corpus(
             source,
@@ -147,10 +153,10 @@ def corpus(
 @app.command()
 def train(
     corpus_path: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory that `openwork corpus` wrote.")],
-    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Model directory to write.")],
     settings: Settings = None,
     config: Config = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu or cuda.")] = None,
     json_file: Json = None,
 ) -> None:
     """Train a model: weight-sparse by default, dense with sparsity.density=1. Stopped, it goes on where it was."""
@@ -160,8 +166,7 @@ def train(
     from openwork.training import TrainConfig, read_metrics
     from openwork.training import train as run
 
-    check_writable(json_file)
-    wanted = read_config(TrainConfig, config, [*(settings or ()), f"device={device}"])
+    wanted = read_config(TrainConfig, config, [*(settings or ()), *([f"device={device}"] if device else ())])
     with training_progress(console) as report:
         run(open_corpus(corpus_path), wanted, out, report)
     numbers = read_metrics(out)[-1]
@@ -187,7 +192,6 @@ def tasks(
     from openwork.models import load_model
     from openwork.tasks.survey import list_tasks, try_tasks
 
-    check_writable(json_file)
     if lint is not None:
         return _lint(lint, model, json_file)
     names = (*task_list.names(), *(file or ()))
@@ -216,45 +220,58 @@ def _lint(file: str, model: Path | None, json_file: Path | None) -> None:
 def prune(
     model: ModelPath,
     task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")],
-    out: Annotated[Path, typer.Option(help="Circuit file to write.")],
+    out: Annotated[Path, typer.Option(callback=_file_to_write, help="Circuit file to write.")],
     settings: Settings = None,
     config: Config = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first search.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Searches; the best circuit is kept.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the first search.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches; the best circuit is kept.")] = 1,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Losses such as 0.05,0.15,0.3: one circuit for each, and the curve as a PNG beside OUT."),
+    ] = None,
+    with_baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also say what attribution, magnitude and a random order need.")
+    ] = False,
     corpus: Annotated[Path | None, typer.Option(help="Corpus for the mean activations, if the model has none.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Find the circuit by which MODEL performs TASK."""
+    """Find the circuit by which MODEL performs TASK; with --targets, one for each (OUT with the target in its name)."""
     from openwork import tasks as task_list
-    from openwork.config import read_config
+    from openwork.config import numbers_in, read_config
     from openwork.corpus import open_corpus
     from openwork.models import load_model, save_means
     from openwork.progress import pruning_progress
-    from openwork.pruning import PruneConfig
-    from openwork.pruning import prune as run
+    from openwork.pruning import PruneConfig, baselines, draw_curve, prune_to_targets
     from openwork.training import corpus_means
 
-    check_writable(out, json_file)
     wanted = read_config(PruneConfig, config, settings or ())
+    losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
-    if corpus is not None:
-        texts = open_corpus(corpus)
-        if not loaded.means:
-            loaded.means = corpus_means(loaded, texts)
-            save_means(loaded, model)
-    with pruning_progress(console, wanted.steps, seeds) as report:
-        circuit = run(
-            loaded, task_list.get(task, loaded.tokenizer), seed=seed, seeds=seeds, config=wanted, report=report
-        )
-    circuit.save(out)
-    numbers = circuit_numbers(circuit)
-    _print_table(f"circuit {out}", {k: v for k, v in numbers.items() if k != "tried"})
-    _print_rows("searches", numbers["tried"])
-    _write_json(json_file, numbers)
-    if not circuit.reached:
-        console.print(
-            f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
-        )
+    if corpus is not None and not loaded.means:
+        loaded.means = corpus_means(loaded, open_corpus(corpus))
+        save_means(loaded, model)
+    posed = task_list.get(task, loaded.tokenizer)
+    with pruning_progress(console) as report:
+        circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
+        compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
+    numbers = []
+    for circuit in circuits:
+        path = out if targets is None else out.with_name(f"{out.stem}-{circuit.target:g}{out.suffix}")
+        circuit.save(path)
+        numbers.append(circuit_numbers(circuit))
+        _print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
+        _print_rows("searches", numbers[-1]["tried"])
+        if not circuit.reached:
+            console.print(
+                f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+            )
+    if targets is not None:
+        draw_curve(circuits, out.with_suffix(".png"))
+        console.print(f"curve: {out.with_suffix('.png').resolve()}")
+    if compared:
+        _print_rows(f"without a search, at loss {wanted.target:g}", compared)
+    told = numbers[0] if targets is None else {"circuits": numbers}
+    _write_json(json_file, {**told, "baselines": compared} if compared else told)
 
 
 @app.command()
@@ -264,8 +281,8 @@ def verify(
     task: Annotated[
         str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the card to this JSON file.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
+    out: Annotated[Path | None, typer.Option(callback=_file_to_write, help="Write the card to this JSON file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random circuits.")] = 0,
     json_file: Json = None,
 ) -> None:
     """Test whether a circuit is what the model really does, beside controls that could say no."""
@@ -274,8 +291,8 @@ def verify(
     from openwork import tasks as task_list
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
 
-    check_writable(out, json_file)
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     with console.status("checking") as status:
@@ -300,16 +317,19 @@ def view(
     task: Annotated[
         str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
-    svg: Annotated[Path | None, typer.Option(help="Save the drawing as this SVG (needs Chromium or Chrome).")] = None,
+    out: Annotated[Path, typer.Option(callback=_file_to_write, help="HTML file to write.")] = Path("page.html"),
+    svg: Annotated[
+        Path | None,
+        typer.Option(callback=_file_to_write, help="Save the drawing as this SVG (needs Chromium or Chrome)."),
+    ] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
     from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
     from openwork.viewer import picture, write_page
 
-    check_writable(out, svg)
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     posed = task_list.get(task or circuit.task, loaded.tokenizer)
@@ -322,25 +342,26 @@ def view(
 
 @bench.command("train")
 def bench_train(
-    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 128,
-    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/32",
-    context: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
-    rounds: Annotated[int, typer.Option(help="Timed steps of each way.")] = 7,
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/64",
+    context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
     json_file: Json = None,
 ) -> None:
-    """Training steps per way to take them, beside the naive method and the matrix products alone."""
+    """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
     from openwork.bench import bench_training
     from openwork.config import number
 
-    check_writable(json_file)
     numbers = bench_training(
         layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
     )
-    table = Table("way", "tokens/s", "times naive", title=f"{layers} layers, d_model {d_model}, density {density}")
+    title = f"{layers} layers, d_model {d_model}, density {density}"
+    table = Table("way", "tokens/s", "times naive", "times dense", title=title)
     for name, speed in numbers["tokens_per_second"].items():
-        table.add_row(name, f"{speed:,.0f}", f"{numbers['times_naive'][name]:.2f}")
+        ratios = (numbers[key].get(name) for key in ("times_naive", "times_dense"))
+        table.add_row(name, f"{speed:,.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
     print(json.dumps(numbers))
     _write_json(json_file, numbers)

@@ -40,8 +40,6 @@ def read_config(kind: type[T], path: str | Path | None = None, overrides: Sequen
 
 def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
     """A config of dataclass `kind` from a nested mapping, checked key by key."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where.rstrip('.') or 'the config'} is {content!r}; it must have keys and values")
     types_of = typing.get_type_hints(kind)
     values = {}
     for key, value in content.items():
@@ -62,6 +60,11 @@ def number(text: str, name: str) -> float:
     return _convert(float, text, name)
 
 
+def numbers_in(text: str, name: str) -> list[float]:
+    """The numbers that `text` lists with commas between them; a `UserError` names the setting `name`."""
+    return [number(part.strip(), name) for part in text.split(",")]
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,9 +72,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the config {path} is not valid {path.suffix[1:] or 'TOML'}: {error}; mend it") from error
+        raise UserError(f"the config {path} is not valid {path.suffix[1:] or 'TOML'}: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"the config {path} holds no keys and values; write it as {{key: value}}")
+        raise UserError(f'the config {path} holds no JSON object; write it as {{"key": value}}')
     return content
 
 
@@ -101,9 +104,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return value
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
-        wanted = None if arguments[-1] is Ellipsis else len(arguments)
-        if not isinstance(items, (list, tuple)) or wanted not in (None, len(items)):
-            raise UserError(f"{name} is {value!r}; it must be {wanted or 'some'} values, separated by commas")
+        if not isinstance(items, Sequence):
+            raise UserError(f"{name} is {value!r}; it must be a list, or values with commas between them")
         return tuple(_convert(arguments[0], item, name) for item in items)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -124,8 +126,8 @@ def _number_or_text(kind: type, value: Any, name: str) -> Any:
                 return int(number)
         if kind is float and not isinstance(value, bool):
             return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-        if kind is str and isinstance(value, str):
-            return value
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+        if kind is str:
+            return str(value)
+    except (ValueError, KeyError, ZeroDivisionError):
         pass
     raise UserError(f"{name} is {value!r}; it must be of type {kind.__name__}")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openwork import tasks
-from openwork.artifacts import Card, Circuit, load_card, load_circuit, read_json, write_atomically
+from openwork.artifacts import Card, Circuit, load_card, read_json, write_atomically
 from openwork.config import to_dict
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
@@ -28,7 +28,7 @@ from openwork.faithfulness import verify
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
-from openwork.pruning import PruneConfig, prune
+from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, read_metrics, train
 from openwork.viewer import write_page
@@ -114,7 +114,7 @@ def _circuit(model: Transformer, task: tasks.Task, config: DemoConfig, path: Pat
         circuit = load_circuit(path, model)
         circuit.loss(task)
         return circuit
-    with pruning_progress(console, config.prune.steps, config.seeds) as report:
+    with pruning_progress(console) as report:
         circuit = prune(model, task, seed=config.train.seed, seeds=config.seeds, config=config.prune, report=report)
     circuit.save(path)
     return circuit

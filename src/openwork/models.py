@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import FORMAT_VERSION, check_header, load_tensors, read_json, save_tensors, write_atomically
+from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
 from openwork.config import from_dict
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, node_sites
+from openwork.model import ModelConfig, Transformer, check_memory, node_sites
+from openwork.sparsity import use_sparse_layers
 
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
@@ -47,6 +48,8 @@ def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | Non
 def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     """The Model in the directory `path`, in eval mode, with its tokenizer and, if they were computed, its means.
 
+    Its linear layers skip the weights that are zero where that is faster; logits are those of dense layers to rounding.
+
     Raises:
         UserError: no Model there, a damaged file, or files that do not belong together.
     """
@@ -54,20 +57,13 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
     content = read_json(path / "config.json", "model config")
-    check_header(path / "config.json", content, "model")
-    try:
-        config = from_dict(ModelConfig, content.get("model") or {}, "model.")
-    except UserError as error:
-        raise UserError(f"{path}/config.json cannot be used: {error}") from error
-    packed, header = load_tensors(path / "weights.safetensors", "weights")
-    weights = _unpacked(packed, header, path)
-    if weights["embed.weight"].shape != (config.d_vocab, config.d_model):  # before a wrong config takes all memory
-        raise UserError(
-            f"the weights in {path} are of d_vocab and d_model {tuple(weights['embed.weight'].shape)}, its config.json "
-            f"says {(config.d_vocab, config.d_model)}; restore the files"
-        )
+    if content.get("kind") != "model" or content.get("format_version") not in range(1, FORMAT_VERSION + 1):
+        raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
+    config = _config_of(content, path / "config.json")
+    check_memory(config, copies=1)
     model = Transformer(config)
-    _set_weights(model, weights, path)
+    packed, header = load_tensors(path / "weights.safetensors", "weights")
+    _set_weights(model, packed, header.get("shapes"), path)
     if (path / "tokenizer.json").is_file():
         model.tokenizer = Tokenizer.load(path / "tokenizer.json")
         if model.tokenizer.d_vocab > model.config.d_vocab:
@@ -82,7 +78,16 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
         )
     if (path / "means.safetensors").is_file():
         model.means = load_means(model, path)
+    use_sparse_layers(model)
     return model.eval().to(device)
+
+
+def _config_of(content: dict[str, Any], path: Path) -> ModelConfig:
+    """The wiring in the `content` of the file `path`, which anyone may have written."""
+    try:
+        return from_dict(ModelConfig, content["model"], "model.")
+    except (UserError, KeyError, AttributeError) as error:
+        raise UserError(f"the model config {path} is damaged ({error}); restore it") from error
 
 
 def save_means(model: Transformer, path: str | Path) -> None:
@@ -93,7 +98,7 @@ def save_means(model: Transformer, path: str | Path) -> None:
 def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
     """The means kept in the Model directory `path`; none if they are another model's."""
     means, header = load_tensors(path / "means.safetensors", "means")
-    return means if header.get("model_hash") == model.hash and set(means) == set(node_sites(model.config)) else {}
+    return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
 
 
 def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
@@ -121,24 +126,20 @@ def unpack(packed: dict[str, Tensor], shapes: dict[str, list[int]]) -> dict[str,
     return dense
 
 
-def _unpacked(packed: dict[str, Tensor], header: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    try:
-        weights = unpack(packed, header["shapes"])
-        weights["embed.weight"]
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the weights in {path} lack something ({error}); restore the files") from error
-    return weights
-
-
 def _is_tied_copy(model: Transformer, name: str) -> bool:
     return model.config.tied and name == "unembed.weight"
 
 
-def _set_weights(model: Transformer, weights: dict[str, Tensor], path: Path) -> None:
-    if model.config.tied:
-        weights["unembed.weight"] = weights["embed.weight"]
+def _set_weights(model: Transformer, packed: dict[str, Tensor], shapes: Any, path: Path) -> None:
+    """Unpack the weights into `model`; nothing is made that has not the size of one of its own tensors."""
     try:
+        for name, shape in shapes.items():
+            if shape != list(model.state_dict()[name].shape):
+                raise ValueError(f"{name} has the shape {shape}")
+        weights = unpack(packed, shapes)
+        if model.config.tied:
+            weights["unembed.weight"] = weights["embed.weight"]
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {path} do not fit its config.json: {reason}; restore the files") from error

@@ -89,7 +89,7 @@ def test_every_fault_of_a_pair_is_said(tmp_path: Path, idioms_tokenizer: Tokeniz
 
 
 def test_a_text_of_several_bytes_a_letter_is_measured_right(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
-    members = [{**m, "prompt": f"größe = {m['prompt']}"} for m in quotes()]
+    members = [{**m, "prompt": f"größe_öäüößéèê = {m['prompt']}"} for m in quotes()]
     assert not any(row["fault"] for row in lint_task(write(tmp_path / "own.jsonl", members), idioms_tokenizer))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from openwork import tasks
@@ -29,6 +31,7 @@ def test_a_twin_is_the_same_each_time_and_has_no_twin(idioms_tokenizer: Tokenize
     task = tasks.get("class_init", idioms_tokenizer)
     twin = tasks.twin(task)
     assert twin.hash == tasks.twin(task).hash == tasks.get("class_init~nonsense", idioms_tokenizer).hash
+    assert replace(twin, instead=(1, 2)).hash != twin.hash
     assert all(answer.strip().isalpha() for answer in idioms_tokenizer.tokens(twin.pairs("train", 1).right[0].tolist()))
     with pytest.raises(UserError, match="class_init~nonsense is a nonsense twin"):
         tasks.twin(twin)

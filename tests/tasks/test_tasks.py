@@ -11,6 +11,7 @@ import pytest
 from openwork import tasks
 from openwork.corpus import Tokenizer
 from openwork.corpus.idioms import documents
+from openwork.corpus.idioms.words import NOUNS, VERBS
 from openwork.errors import UserError
 from openwork.tasks import SPLITS, Form, Split, Task
 from openwork.tasks.sources import Templates
@@ -174,6 +175,15 @@ def test_an_example_needs_no_tokenizer(name: str) -> None:
     assert pair.answers[0] != pair.answers[1]
     ast.parse(pair.code(0))
     assert tasks.describe(name)
+
+
+def test_any_tokenizer_of_2048_has_the_answers_as_tokens() -> None:
+    random = Random(0)
+    prose = [" ".join(random.choices([*NOUNS, *VERBS], k=1000)) for _ in range(60)]
+    tokenizer = Tokenizer.train(prose, 2048)
+    answers = {answer for name in tasks.names() for answer in tasks.forms_of(name)[1][0].answers if "$" not in answer}
+    assert not [answer for answer in answers if len(tokenizer.encode(answer)) > 1]
+    assert len(answers) > 20
 
 
 @pytest.mark.parametrize("name", ["bracket_brace", "with_open"])

@@ -99,7 +99,6 @@ class Manifest:
             counts |= {f"{split}_{name}": getattr(part, name) for name in ("documents", "bytes", "tokens")}
         return {
             **counts,
-            "empty": self.empty,
             "duplicates": self.duplicates,
             "skipped": self.skipped,
             "skipped_names": list(self.skipped_names),

@@ -1,6 +1,7 @@
-"""Attention with a sink, exact, through PyTorch's fused kernel, without a T x T mask or pattern in memory.
+"""Attention with a sink, exact, without a T x T mask or pattern in memory.
 
-The sink is one more key whose value is zero: with s = scores and b = the sink's logit,
+Small heads go through a kernel of this package (`openwork.kernels.attention`), the others through PyTorch's fused one.
+There, the sink is one more key whose value is zero: with s = scores and b = the sink's logit,
 
     y = sum_j exp(s_j) v_j / (exp(b) + sum_j exp(s_j)) = sigmoid(logsumexp(s) - b) * attention(q, k, v)
 
@@ -17,9 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.kernels.attention import attention, fits
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
     """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none."""
+    if fits(q, k, v, d_head):
+        return attention(q, k, v, d_head, sink)
     batch, length, width = q.shape
     q_BHTK, k_BHTK, v_BHTK = (x.view(batch, length, -1, d_head).transpose(1, 2) for x in (q, k, v))
     if sink is None:

@@ -10,19 +10,21 @@ Shapes: B batch, T position, D d_model, V d_vocab.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from openwork.artifacts import Edit, tensors_hash
+from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
-from openwork.kernels import abs_topk
+from openwork.kernels import abs_topk, gelu, rms_norm
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.sites import NODE_SITES, check_sites
+from openwork.model.wiring import weights_of
 
 if TYPE_CHECKING:
     from openwork.corpus import Tokenizer
@@ -96,7 +98,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
-            return F.rms_norm(x, self.weight.shape, self.weight)
+            return rms_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
@@ -126,7 +128,7 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, d_in: int) -> None:
         super().__init__()
-        self.sparse, self.nonlinearity = Sparse(config), F.gelu if config.activation == "gelu" else F.relu
+        self.sparse, self.nonlinearity = Sparse(config), gelu if config.activation == "gelu" else F.relu
         self.up = nn.Linear(d_in, config.d_mlp, bias=config.bias)
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 
@@ -218,12 +220,16 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 parameter.zero_()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V), float32, of tokens (B, T), int64."""
-        return self._logits(tokens, lambda site, x: x)
+    def forward(self, tokens: Tensor, at: At = lambda site, x: x) -> Tensor:
+        """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
+        return self._logits(tokens, at)
 
     def run(
-        self, tokens: Tensor, record: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
+        self,
+        tokens: Tensor,
+        record: Sequence[str] = (),
+        edit: Mapping[str, Edit] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and recorded activations of one forward pass.
 
@@ -231,6 +237,7 @@ class Transformer(nn.Module):
             tokens: (B, T) int64.
             record: sites to return; what is recorded is what flows on, edits included.
             edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
+            weights: tensors that take the place of parameters, by name, in this run.
 
         Returns:
             logits (B, T, V) and, for each recorded site, its activations (B, T, width).
@@ -249,15 +256,16 @@ class Transformer(nn.Module):
                 recorded[site] = x
             return x
 
-        return self._logits(tokens, at), recorded
+        return functional_call(self, dict(weights or {}), (tokens, at)), recorded
+
+    def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
+        return weights_of(self, edges, values)
 
     def _logits(self, tokens: Tensor, at: At) -> Tensor:
         length = tokens.shape[-1]
         if length > self.config.n_ctx:
-            raise UserError(
-                f"{length} tokens are more than the model's context of {self.config.n_ctx}; "
-                "give fewer, or a model with a larger model.n_ctx"
-            )
+            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
         x = self.embed(tokens)
         position = None
         if self.config.positions == "learned":

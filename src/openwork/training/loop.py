@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -27,10 +26,19 @@ from torch import Tensor
 from openwork.config import to_dict
 from openwork.corpus import Corpus
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
+from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
 from openwork.models import save_model
-from openwork.sparsity import SparsityConfig, count_nonzero, density_at, learning_rate_at, project_, quotas
-from openwork.sparsity.optimizer import make_adam, scale_to_rms_one_
+from openwork.sparsity import (
+    Adam,
+    AdamConfig,
+    KeptAdam,
+    SparsityConfig,
+    count_nonzero,
+    density_at,
+    learning_rate_at,
+    quotas,
+    use_sparse_layers,
+)
 from openwork.training.card import write_card
 from openwork.training.checkpoints import resume, save_checkpoint
 from openwork.training.metrics import (
@@ -51,6 +59,10 @@ Report = Callable[[dict[str, Any]], None]
 class TrainConfig:
     """One training run."""
 
+    mode: Literal["exact", "fast"] = "exact"
+    """exact: a gradient and moments for every weight. fast: for kept weights alone (see `openwork.sparsity.kept`)."""
+    refresh_every: int = 10
+    """In fast mode, steps from one exact step, in which weights may come back, to the next."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     tokens: int = 5_000_000
@@ -77,20 +89,22 @@ class TrainConfig:
         for name in (
             "tokens",
             "batch_size",
-            "learning_rate",
             "validate_every",
             "validation_tokens",
             "checkpoint_every",
+            "refresh_every",
         ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0")
-        for name in ("betas", "eps", "weight_decay", "learning_rate", "seed"):
-            if not all(0 <= value < math.inf for value in _values(getattr(self, name))):
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0 and finite")
-        if max(self.betas) >= 1:
-            raise UserError(f"betas is {self.betas}; both must lie in [0, 1)")
-        if self.seed >= 2**63:
-            raise UserError(f"seed is {self.seed}; it must be below 2**63")
+        for name in ("learning_rate", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay is {self.weight_decay}; it must be at least 0, and finite")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {self.betas}; it must be two numbers in [0, 1), such as 0.9,0.95")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in [0, 2^63)")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is {self.warmup}; it must lie in [0, 1)")
 
@@ -101,10 +115,6 @@ class TrainConfig:
     @property
     def n_steps(self) -> int:
         return math.ceil(self.tokens / self.tokens_per_step)
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 class Interrupted(UserError):
@@ -126,13 +136,13 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         Interrupted: the run was asked to stop.
     """
     out, device = Path(out), pick_device(config.device)
-    _check_fit(corpus, config, out)
+    _check_fit(corpus, config, device)
     model = Transformer(config.model, seed=config.seed).to(device)
-    quotas(model, config.sparsity, config.sparsity.density)  # else the floors are refused after hours
+    quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
     model.tokenizer = corpus.tokenizer
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
-    optimizer = make_adam(model.named_parameters(), config.betas, config.eps, config.weight_decay)
+    optimizer = make_optimizer(model, config)
     about = {"config": _plain(config), "corpus": corpus.manifest.hash}
     start = resume(out / "checkpoints", model, optimizer, about)
     fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
@@ -156,6 +166,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
                 save_checkpoint(out / "checkpoints", done, model, optimizer, about)
             if stopping() and not last:
                 raise Interrupted(f"stopped after step {done} of {config.n_steps}; the same command goes on from there")
+    optimizer.settle()
     plot_run(out)
     model.means = corpus_means(model, corpus)
     save_model(model, out, about={"training": _plain(config), "corpus": corpus.manifest.hash})
@@ -177,9 +188,16 @@ def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) ->
     )
 
 
-def train_step(
-    model: Transformer, optimizer: torch.optim.Optimizer, batch: Tensor, step: int, config: TrainConfig
-) -> dict[str, Any]:
+def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
+    """The optimiser of the config's mode; `model` is given sparse layers."""
+    layers = use_sparse_layers(model)
+    adam = AdamConfig(config.betas, config.eps, config.weight_decay)
+    if config.mode == "fast":
+        return KeptAdam(model.named_parameters(), adam, layers, config.refresh_every)
+    return Adam(model.named_parameters(), adam)
+
+
+def train_step(model: Transformer, optimizer: Adam, batch: Tensor, step: int, config: TrainConfig) -> dict[str, Any]:
     """One step of the method on `batch` (batch, position + 1): loss, backward, scale, Adam, project.
 
     Returns what it measured; if loss or gradient are not finite, weights and moments stay as they were.
@@ -188,16 +206,14 @@ def train_step(
     density = density_at(progress, config.sparsity)
     rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
 
+    optimizer.begin(step)
     with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
         loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
     loss.backward()
-    gradient_rms = scale_to_rms_one_([p.grad for p in model.parameters() if p.grad is not None])
+    gradient_rms = optimizer.gradient_rms()
     if math.isfinite(loss.item() + gradient_rms):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        project_(quotas(model, config.sparsity, density))
-    optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rate, gradient_rms, quotas(model, config.sparsity, density))
+    optimizer.zero_grad()
     return {
         "tokens": (step + 1) * config.tokens_per_step,
         "loss": loss.item(),
@@ -236,41 +252,20 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def _check_fit(corpus: Corpus, config: TrainConfig, out: Path) -> None:
-    if (out / "manifest.json").exists():
-        raise UserError(f"{out} holds a corpus; give another directory for the model")
-    for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
-        if len(tokens) <= config.model.n_ctx:
-            raise UserError(
-                f"the context of {config.model.n_ctx} tokens is longer than the {len(tokens)} {split} tokens of "
-                f"{corpus.path}; lower model.n_ctx or build a larger corpus"
-            )
-    needed, there = training_bytes(config), memory_bytes()
-    if needed > there:
+def _check_fit(corpus: Corpus, config: TrainConfig, device: str) -> None:
+    if config.mode == "fast" and device != "cpu":
+        raise UserError(f"mode is 'fast', which runs on the CPU alone, and device is {device!r}; set one of them")
+    check_memory(config.model, copies=4)  # weights, gradients, Adam's two moments
+    if config.tokens_per_step > len(corpus.train):
         raise UserError(
-            f"a model of d_model {config.model.d_model}, {config.model.n_layers} layers and batches of "
-            f"{config.batch_size} x {config.model.n_ctx} tokens need {needed / 2**30:,.0f} GiB to train, this machine "
-            f"has {there / 2**30:,.0f}; lower model.d_model, model.n_layers, model.n_ctx or batch_size"
+            f"a step of batch_size {config.batch_size} and model.n_ctx {config.model.n_ctx} is more than the "
+            f"{len(corpus.train):,} train tokens of {corpus.path}; lower one of them, or build a larger corpus"
         )
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise UserError(
             f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has "
             f"{corpus.tokenizer.d_vocab} tokens; set model.d_vocab={corpus.tokenizer.d_vocab}"
         )
-
-
-def training_bytes(config: TrainConfig) -> int:
-    """The least memory that training takes, in bytes: weights, gradients and two moments, and the logits twice."""
-    m = config.model
-    per_layer = m.d_model * (4 * m.n_heads * m.d_head + 2 * m.d_mlp)
-    bigram = {"off": 0, "counted": 1, "learned": 4}[m.bigram] * m.d_vocab**2
-    weights = 4 * (m.n_layers * per_layer + (1 if m.tied else 2) * m.d_vocab * m.d_model) + bigram
-    return 4 * (weights + 2 * config.tokens_per_step * m.d_vocab)
-
-
-def memory_bytes() -> int:
-    """The memory of this machine, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

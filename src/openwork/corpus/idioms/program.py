@@ -108,7 +108,7 @@ class Program:
 
     def function_name(self) -> str:
         """A new name for a function: a verb and a noun, a verb alone, or at times a noun, as of what it returns."""
-        if self.chance(0.15):
+        if self.chance(0.3):
             return self._unused(self.word(VARIABLES), self.function_name)
         name = self.word(VERBS)
         if name in RESERVED or self.chance(0.7):
