@@ -68,7 +68,7 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        status = app(standalone_mode=False) or 0
+        status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
