@@ -68,8 +68,9 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
+    data = read_bytes(path, what)
     try:
-        content = json.loads(read_bytes(path, what))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):

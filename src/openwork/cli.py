@@ -68,7 +68,7 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        status = app(standalone_mode=False) or 0
+        status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
@@ -107,9 +107,9 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
-    from openwork.demo import run_demo
+    from openwork.demo import DemoConfig, run_demo, train_config
 
-    summary = run_demo(out, seed=seed, console=console, open_page=open_page)
+    summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
     _write_json(json_file, summary)
 
 

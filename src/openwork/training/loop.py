@@ -46,6 +46,7 @@ from openwork.training.metrics import (
     dead_units,
     next_token_loss,
     plot_run,
+    read_metrics,
     validation_batches,
     validation_loss,
 )
@@ -145,6 +146,8 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     optimizer = make_optimizer(model, config)
     about = {"config": _plain(config), "corpus": corpus.manifest.hash}
     start = resume(out / "checkpoints", model, optimizer, about)
+    if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
+        raise UserError(f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}")
     fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
 
     with MetricsLog(out, start) as metrics, _stop_request() as stopping:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,20 +20,19 @@ from openwork.errors import UserError
 from openwork.kernels import cross_entropy
 from openwork.model import Transformer
 
+log = logging.getLogger(__name__)
+
 
 class MetricsLog:
     """Appends to ``metrics.jsonl`` and TensorBoard; opened at a step, it drops what was logged after it."""
 
     def __init__(self, directory: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         lines = [line for line in read_metrics(directory) if line["step"] <= step]
+        if step > (lines[-1]["step"] if lines else 0):
+            log.warning("%s lacks the last steps before %d; the run goes on without them", self.path, step)
+        self.step = step
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        with self._disk():
-            self.file = self.path.open("a", encoding="utf-8")
-            self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line for `step`; numbers, also nested ones, go to TensorBoard under their dotted names."""
@@ -44,7 +44,12 @@ class MetricsLog:
                     self.board.add_scalar(f"{name}/{inner}" if inner else name, number, step)
 
     def __enter__(self) -> MetricsLog:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.hook, threading.excepthook = threading.excepthook, self._note_failure
+        with self._disk():
+            self.file = self.path.open("a", encoding="utf-8")
+            self.board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self.step + 1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
