@@ -367,6 +367,63 @@ def bench_train(
     _write_json(json_file, numbers)
 
 
+@bench.command("infer")
+def bench_infer(
+    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 2048,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/256.")] = "1/256",
+    context: Annotated[int, typer.Option(help="Tokens of a context.")] = 256,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Inference, one token at a time and whole contexts, beside dense PyTorch."""
+    from openwork.bench import bench_inference
+    from openwork.config import number
+
+    numbers = bench_inference(layers, d_model, number(density, "--density"), n_ctx=context, rounds=rounds)
+    rows = [
+        {"what": what, "way": way, "tokens/s": speed, "times dense": numbers["times_dense"][what][way]}
+        for what, speeds in numbers["tokens_per_second"].items()
+        for way, speed in speeds.items()
+    ]
+    _print_rows(f"{layers} layers, d_model {d_model}, density {density}", rows)
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+@bench.command("kernels")
+def bench_kernels_command(
+    tokens: Annotated[int, typer.Option(help="Tokens of a product.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Sparse products: times faster than dense PyTorch by shape and density, and from which density on."""
+    from openwork.bench import bench_kernels, crossovers
+
+    rows = bench_kernels(tokens, rounds)
+    numbers = {"tokens": tokens, "kernels": rows, "crossovers": crossovers(rows)}
+    _print_rows("times faster than dense", [{"twin forward": "", **row} for row in rows])
+    _print_rows("wins from this density on", numbers["crossovers"])
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+@bench.command("topk")
+def bench_topk_command(
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 1024,
+    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Both selections: of activations and of weights, beside torch.topk."""
+    from openwork.bench import bench_topk
+
+    numbers = {"d_model": d_model, "tokens": tokens, "selections": bench_topk(d_model, tokens, rounds=rounds)}
+    _print_rows(f"selections, d_model {d_model}, {tokens} tokens", numbers["selections"])
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
 def circuit_numbers(circuit: Any) -> dict[str, Any]:
     """What is reported of a circuit."""
     return {

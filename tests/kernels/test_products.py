@@ -61,6 +61,22 @@ def test_output_and_gradients_are_those_of_a_dense_product(name, tokens, d_in, d
 
 
 @every_engine
+@pytest.mark.parametrize("density", [0, 0.02, 0.3, 1])
+@pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(1, 1, 1), (1, 300, 77), (3, 31, 200)])
+def test_a_few_tokens_with_many_zeros(name, tokens, d_in, d_out, density):
+    w, random = sparse(d_out, d_in, density), torch.Generator().manual_seed(1)
+    x = torch.randn(tokens, d_in, generator=random) * (torch.rand(tokens, d_in, generator=random) < 0.25)
+    with engine(name) as kernels:
+        *_, values, t_starts, t_rows, order = kernels.compress(w)
+        y = kernels.sparse_vector(x, t_starts, t_rows, values[order], torch.ones(d_out), d_out)
+        spoiled = x.clone()
+        spoiled[0, 0] = float("nan")
+        spoiled = kernels.sparse_vector(spoiled, t_starts, t_rows, values[order], None, d_out)
+    torch.testing.assert_close(y.double(), x.double() @ w.double().T + 1, rtol=1e-4, atol=1e-4)
+    assert torch.equal(spoiled[0].isnan(), w[:, 0] != 0)
+
+
+@every_engine
 def test_nan_and_infinity_reach_what_has_a_weight_for_them_and_nothing_else(name):
     w = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, float("nan")]])
     x = torch.tensor([[1.0, float("nan"), 1.0], [float("inf"), 1.0, 1.0]])

@@ -65,6 +65,10 @@ def test_a_loaded_model_keeps_its_weights_sparse(tmp_path):
     loaded = load_model(tmp_path / "model")
     tokens = torch.randint(0, 90, (2, 20))
     torch.testing.assert_close(loaded(tokens), model(tokens), rtol=0, atol=1e-4)
+    with torch.no_grad():
+        cache = loaded.new_cache()
+        one_by_one = torch.cat([loaded.extend(tokens[:1, t : t + 1], cache) for t in range(20)], dim=1)
+    torch.testing.assert_close(one_by_one, model(tokens[:1]), rtol=0, atol=1e-4)
     layers = [module for module in loaded.modules() if isinstance(module, torch.nn.Linear)]
     assert len(layers) == 13 and all(isinstance(layer, SparseLinear) and layer.compressed() for layer in layers)
 

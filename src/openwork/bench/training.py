@@ -37,8 +37,8 @@ def bench_training(
 ) -> dict[str, Any]:
     """Median tokens per second of each way to take a training step, and ratios within rounds.
 
-    Random tokens: speed does not depend on the text. Steps that refresh in fast mode are timed apart and counted once
-    in `refresh_every`.
+    Random tokens: speed does not depend on the text. Steps that refresh in fast mode are timed apart and counted
+    once in `refresh_every`.
     """
     shape = ModelConfig(n_layers=layers, d_model=d_model, n_ctx=n_ctx)
     config = TrainConfig(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from openwork.kernels import library
 from openwork.kernels.adam import adam_step_
 from openwork.kernels.passes import cross_entropy, gelu, rms_norm
-from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear
+from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
 from openwork.kernels.selection import abs_topk, keep_topk_
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "native",
     "rms_norm",
     "sparse_linear",
+    "sparse_vector",
 ]
 
 native: bool = library.library is not None

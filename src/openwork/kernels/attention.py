@@ -23,16 +23,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None)
 
     The queries are those of the last of the keys' positions. Differentiable once, where there are as many as keys.
     """
-    return _Attention.apply(q, k, v, d_head, sink)
+    if torch.is_grad_enabled():
+        return _Attention.apply(q, k, v, d_head, sink)
+    return _forward(q.contiguous(), k.contiguous(), v.contiguous(), d_head, sink)[0]
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, queries, width = q.shape
+    y, lse = torch.empty_like(q), torch.empty(batch, width // d_head, queries)
+    library.call("attention", q, k, v, sink, y, lse, batch, width // d_head, queries, k.shape[1], d_head)
+    return y, lse
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        batch, queries, width = q.shape
-        y, lse = torch.empty_like(q), torch.empty(batch, width // d_head, queries)
-        library.call("attention", q, k, v, sink, y, lse, batch, width // d_head, queries, k.shape[1], d_head)
+        y, lse = _forward(q, k, v, d_head, sink)
         ctx.save_for_backward(q, k, v, y, lse, sink)
         ctx.d_head = d_head
         return y

@@ -23,6 +23,10 @@
       (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
        float *y, int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                          \
       (x, starts, columns, values, bias, y, tokens, d_in, d_out, threads))                                           \
+    X(void, sparse_vector,                                                                                           \
+      (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
+       int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
+      (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
     X(int, sparse_linear_backward,                                                                                   \
       (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
        const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \

@@ -23,6 +23,7 @@ _SIGNATURES = {
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
     "sparse_linear": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_vector": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "sparse_linear_backward": (_INT, [*[_POINTER] * 10, _LONG, _LONG, _LONG, _LONG, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
@@ -77,6 +78,21 @@ library = load()
 def usable(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can work on these: they are there, and all tensors are float32 in main memory."""
     return library is not None and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def hold_memory() -> None:
+    """Ask the C library to keep freed memory for the next tensor of its size, instead of handing pages back and forth.
+
+    A step allocates the same tensors as the step before. Does nothing where the C library is not glibc.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(mmap_threshold, 32 << 20)  # the largest that it takes
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
 
 
 def here(*tensors: Tensor) -> bool:
@@ -144,6 +160,16 @@ def sparse_linear(
     x, d_in = x.detach().contiguous(), x.shape[-1]
     y = torch.empty(*x.shape[:-1], d_out)
     call("sparse_linear", x, starts, columns, values, bias, y, x.numel() // d_in, d_in, d_out)
+    return y
+
+
+def sparse_vector(
+    x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """As `openwork.kernels.twins.sparse_vector`."""
+    x, d_in = x.detach().contiguous(), x.shape[-1]
+    y = torch.empty(*x.shape[:-1], d_out)
+    call("sparse_vector", x, t_starts, t_rows, t_values, bias, y, x.numel() // d_in, d_in, d_out)
     return y
 
 

@@ -22,13 +22,15 @@ EPS = torch.finfo(torch.float32).eps
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., d) over the root of its mean square, times weight (d,)."""
     if library.here(x, weight):
-        return _RMSNorm.apply(x, weight)
+        return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
     return F.rms_norm(x, weight.shape, weight)
 
 
 def gelu(x: Tensor) -> Tensor:
     """x times the normal distribution function of x."""
-    return _GELU.apply(x) if library.here(x) else F.gelu(x)
+    if library.here(x):
+        return _GELU.apply(x) if torch.is_grad_enabled() else _gelu(x.contiguous())
+    return F.gelu(x)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -45,12 +47,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return _CrossEntropy.apply(logits, targets)
 
 
+def _norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    y, scales = torch.empty_like(x), torch.empty(x.shape[:-1])
+    library.call("rms_norm", x, weight.contiguous(), y, scales, scales.numel(), x.shape[-1], EPS)
+    return y, scales
+
+
+def _gelu(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    library.call("gelu", x, y, x.numel())
+    return y
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x, weight, d = x.contiguous(), weight.contiguous(), x.shape[-1]
-        y, scales = torch.empty_like(x), torch.empty(x.shape[:-1])
-        library.call("rms_norm", x, weight, y, scales, scales.numel(), d, EPS)
+        x, weight = x.contiguous(), weight.contiguous()
+        y, scales = _norm(x, weight)
         ctx.save_for_backward(x, weight, scales)
         return y
 
@@ -68,10 +81,8 @@ class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
-        y = torch.empty_like(x)
-        library.call("gelu", x, y, x.numel())
         ctx.save_for_backward(x)
-        return y
+        return _gelu(x)
 
     @staticmethod
     @once_differentiable

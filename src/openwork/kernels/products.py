@@ -3,6 +3,7 @@
     w = compress(weight)                  # by rows, and by columns for the way back
     y = sparse_linear(x, w, bias)         # gradients for x, for w.values, and for the bias
     y = exact_linear(x, weight, w, bias)  # the same y; gradients for x and, dense, for the whole of weight
+    y = sparse_vector(x, w, t_values, bias)  # the same y for a few tokens; no gradients
 
 A weight that is zero multiplies nothing: a NaN or an infinity in x reaches the outputs that have a weight for it, in a
 dense product all.
@@ -64,6 +65,16 @@ def sparse_linear(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -
     """x (..., d_in) times weight (d_out, d_in), plus bias (d_out,). Differentiable once, for ``weight.values`` too."""
     w = weight
     return _SparseLinear.apply(x, w.values, bias, w.starts, w.columns, w.t_starts, w.t_rows, w.order)
+
+
+def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `sparse_linear` without gradients, for a few tokens at a time: skips zeros of x as well.
+
+    t_values are ``weight.values[weight.order]``, which the caller keeps as long as the values stay the same.
+    """
+    inputs = (x, t_values) if bias is None else (x, t_values, bias)
+    kernels = library if library.usable(*inputs) else twins
+    return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
 
 
 def exact_linear(x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:

@@ -25,7 +25,9 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
     d = x.shape[-1] if x.dim() else 0
     if not 1 <= k <= d:
         raise UserError(f"AbsTopK cannot keep {k} of {d} channels; k must lie between 1 and {d}")
-    return x if k == d else _AbsTopK.apply(x, k)
+    if k == d:
+        return x
+    return _AbsTopK.apply(x, k) if torch.is_grad_enabled() or torch.compiler.is_compiling() else _forward(x, k)[0]
 
 
 def _forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

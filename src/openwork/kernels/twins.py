@@ -95,6 +95,18 @@ def sparse_linear(
     return (y if bias is None else y + bias.detach()).contiguous()
 
 
+def sparse_vector(
+    x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """As `sparse_linear`, of a weight by columns and a few x (..., d_in); a zero in x meets no weight, not even NaN."""
+    x_ND = x.detach().reshape(-1, x.shape[-1])
+    weight = torch.zeros(d_out, x.shape[-1], dtype=x.dtype, device=x.device)
+    weight[t_rows.long(), _lines(t_starts)] = t_values.detach()
+    products = torch.where((x_ND[:, None] == 0) | (weight == 0), 0, x_ND[:, None] * weight)
+    y = products.sum(-1).reshape(*x.shape[:-1], d_out)
+    return y if bias is None else y + bias.detach()
+
+
 def sparse_linear_backward(
     dy: Tensor,
     x: Tensor,

@@ -23,6 +23,7 @@ from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
 from openwork.kernels import abs_topk, gelu, rms_norm
 from openwork.model.attention import attend, attention_pattern
+from openwork.model.cache import LayerCache
 from openwork.model.sites import NODE_SITES, check_sites
 from openwork.model.wiring import weights_of
 
@@ -115,10 +116,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, config.d_model, bias=config.bias)
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
-    def forward(self, x: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, at: At, cache: LayerCache | None = None) -> Tensor:
         q = at("attn.q", self.sparse("attn.q", self.q(x)))
         k = at("attn.k", self.sparse("attn.k", self.k(x)))
         v = at("attn.v", self.sparse("attn.v", self.v(x)))
+        if cache is not None:
+            k, v = cache.extend(k, v)
         y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
         return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
 
@@ -165,10 +168,10 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, at: At, position: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, at: At, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
         x = at("resid_in", x)
         read = at("attn.act_in", self.sparse("attn.act_in", self.attn_norm(x)))
-        x = self._write(x, self.attn(self._with_position(read, position, 0), at))
+        x = self._write(x, self.attn(self._with_position(read, position, 0), at, cache))
         x = at("resid_mid", x)
         read = at("mlp.act_in", self.sparse("mlp.act_in", self.mlp_norm(x)))
         return self._write(x, self.mlp(self._with_position(read, position, 1), at))
@@ -262,18 +265,28 @@ class Transformer(nn.Module):
         """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
         return weights_of(self, edges, values)
 
-    def _logits(self, tokens: Tensor, at: At) -> Tensor:
-        length = tokens.shape[-1]
-        if length > self.config.n_ctx:
-            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
+    def new_cache(self) -> list[LayerCache]:
+        """An empty key/value cache, for `extend`."""
+        return [LayerCache(self.config.n_ctx) for _ in self.blocks]
+
+    def extend(self, tokens: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T) that follow those in `cache`, which takes them in."""
+        return self._logits(tokens, lambda site, x: x, cache)
+
+    def _logits(self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = ()) -> Tensor:
+        cache = cache or [None] * len(self.blocks)
+        start = cache[0].length if cache[0] is not None else 0
+        end = start + tokens.shape[-1]
+        if end > self.config.n_ctx:
+            raise UserError(f"{end} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
         x = self.embed(tokens)
         position = None
         if self.config.positions == "learned":
-            x = x + self.position[:length]
+            x = x + self.position[start:end]
         elif self.config.positions == "concatenated":
-            position = self.position[:length]
+            position = self.position[start:end]
         for layer, block in enumerate(self.blocks):
-            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
+            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position, cache[layer])
         logits = self.unembed(self.final_norm(at("final_resid", x)))
         return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
 
@@ -290,14 +303,17 @@ class Transformer(nn.Module):
         device = self.embed.weight.device
         generator = torch.Generator(device).manual_seed(seed)
         start = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt)]
-        tokens = torch.tensor(start, device=device)
+        tokens, cache, new = torch.tensor(start, device=device), self.new_cache(), torch.tensor(start, device=device)
         for _ in range(n_tokens):
-            logits = self(tokens[None, -self.config.n_ctx :])[0, -1]
+            if len(tokens) <= self.config.n_ctx:
+                logits = self.extend(new[None], cache)[0, -1]
+            else:  # the window moves, and with it what every position has seen
+                logits = self(tokens[None, -self.config.n_ctx :])[0, -1]
             likely = torch.softmax(logits / temperature, -1) if temperature > 0 else None
-            new = logits.argmax() if likely is None else torch.multinomial(likely, 1, generator=generator)[0]
+            new = logits.argmax()[None] if likely is None else torch.multinomial(likely, 1, generator=generator)
             if int(new) == self.tokenizer.end_of_text:
                 break
-            tokens = torch.cat([tokens, new[None]])
+            tokens = torch.cat([tokens, new])
         return prompt + self.tokenizer.decode(tokens[len(start) :].tolist())
 
     @property

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import SparseWeight, compress, exact_linear, sparse_linear
+from openwork.kernels import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
 
 CROSSOVER = ((2**18, 1 / 6), (2**63, 1 / 5))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
+
+FEW_TOKENS = 4
+"""Up to so many are faster one by one, skipping the zeros of each."""
 
 
 def sparse_below(weight: Tensor) -> float:
@@ -38,6 +41,8 @@ class SparseLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.kept = None
         self._compressed: SparseWeight | None = None
+        self._by_input: Tensor | None = None
+        """The compressed weight's values sorted by input, once a few tokens have asked for them."""
         self._seen: tuple[int, int] | None = None
 
     def compressed(self) -> SparseWeight | None:
@@ -47,7 +52,7 @@ class SparseLinear(nn.Linear):
             below = sparse_below(self.weight)
             few = below > 0 and int(torch.count_nonzero(self.weight)) < below * self.weight.numel()
             self._compressed = compress(self.weight) if few else None
-            self._seen = now
+            self._seen, self._by_input = now, None
         return self._compressed
 
     def forward(self, input: Tensor) -> Tensor:
@@ -56,6 +61,10 @@ class SparseLinear(nn.Linear):
         weight = self.compressed()
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return F.linear(input, self.weight, self.bias)
+        if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
+            if self._by_input is None:
+                self._by_input = weight.values[weight.order]
+            return sparse_vector(input, weight, self._by_input, self.bias)
         return exact_linear(input, self.weight, weight, self.bias)
 
 
