@@ -42,7 +42,7 @@ class DemoConfig:
 
     train: TrainConfig
     prune: PruneConfig = field(default_factory=lambda: PruneConfig(target=0.03))
-    """A target well below the paper's 0.15, which smaller circuits reach that the model can do without (docs/log.md)."""
+    """Well below the paper's 0.15, which smaller circuits reach that the model can do without (docs/log.md)."""
     seeds: int = 2
     """Searches for the circuit; the best is kept."""
     source: str = "stdlib:0.5,idioms:0.5"
