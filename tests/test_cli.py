@@ -138,7 +138,7 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):
-    def interrupted() -> None:
+    def interrupted(*arguments: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("openwork.tasks.survey.list_tasks", interrupted)
@@ -548,7 +548,7 @@ def test_a_disk_that_fills_up_while_training_ends_the_run_which_then_goes_on(ope
 
 
 def test_too_little_memory_is_one_line(openwork, monkeypatch):
-    def greedy() -> None:
+    def greedy(*arguments: object) -> None:
         torch.empty(10**15)
 
     monkeypatch.setattr("openwork.tasks.survey.list_tasks", greedy)
