@@ -111,13 +111,12 @@ def _model(corpus: Corpus, config: TrainConfig, path: Path, console: Console) ->
 
 
 def _circuit(model: Transformer, task: tasks.Task, config: DemoConfig, path: Path, console: Console) -> Circuit:
-    if path.is_file():
-        circuit = load_circuit(path, model)
-        circuit.loss(task)
-        return circuit
-    with pruning_progress(console) as report:
-        circuit = prune(model, task, seed=config.train.seed, seeds=config.seeds, config=config.prune, report=report)
-    circuit.save(path)
+    if not path.is_file():
+        with pruning_progress(console) as report:
+            found = prune(model, task, seed=config.train.seed, seeds=config.seeds, config=config.prune, report=report)
+        found.save(path)
+    circuit = load_circuit(path, model)
+    circuit.loss(task)  # refuses another task's
     return circuit
 
 
