@@ -182,7 +182,8 @@ def _encode_parts(
         before = sum(part.n_tokens for part in encoded)
 
         def report(tokens: int, before: int = before, total: float = total) -> None:
-            progress("encode", before + tokens, None if total == float("inf") else round(total))
+            done = min(before + tokens, total)  # the last batch goes beyond
+            progress("encode", round(done), None if total == float("inf") else round(total))
 
         part = encode(feed, tokenizer, total * feed.part.share, aside / f"part-{i}.ids", report)
         if not len(part.lengths):
