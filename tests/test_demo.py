@@ -121,21 +121,10 @@ def test_stopped_anywhere_it_goes_on_where_it_was(done: Path, tmp_path: Path, mo
     for stage in ("train", "prune", "verify"):
         monkeypatch.setattr(f"openwork.demo.{stage}", must_not_run)
     summary = quietly(tmp_path / "out")
-    for name in (f"{TASK}.circuit", "model/weights.safetensors"):
+    for name in (f"{TASK}.circuit", "card.json", "model/weights.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (done / name).read_bytes(), name
-    assert_alike(openwork.load_card(tmp_path / "out/card.json"), openwork.load_card(done / "card.json"))
     unstopped = json.loads((done / "summary.json").read_text())
-    left_out = {"seconds": 0, "checks": 0}
-    assert {**summary, **left_out} == {**unstopped, **left_out}
-
-
-def assert_alike(one: openwork.Card, other: openwork.Card) -> None:
-    """The same card but for rounding, which the calibration of random circuits amplifies (docs/log.md)."""
-    assert replace(one, checks=()) == replace(other, checks=())
-    for a, b in zip(one.checks, other.checks, strict=True):
-        assert (a.name, a.threshold, a.control_name) == (b.name, b.threshold, b.control_name)
-        if not a.name.startswith("sufficiency, "):  # calibrated anew, as the controls are: unstable on a bad circuit
-            assert a.value == pytest.approx(b.value, abs=1e-3)
+    assert {**summary, "seconds": 0} == {**unstopped, "seconds": 0}
 
 
 def test_the_circuit_gives_its_stated_loss_in_another_process(done: Path) -> None:
@@ -202,4 +191,4 @@ def test_the_card_of_another_circuit_is_made_again(done: Path) -> None:
     card = openwork.load_card(done / "card.json")
     replace(card, n_nodes=card.n_nodes + 1).save(done / "card.json")
     quietly(done)
-    assert_alike(openwork.load_card(done / "card.json"), card)
+    assert openwork.load_card(done / "card.json") == card

@@ -80,3 +80,17 @@ def test_a_dense_model_and_other_types_stay_dense():
     assert use_sparse_layers(model) == layers
     double = use_sparse_layers(sparse_model().double())
     assert all(layer.compressed() is None for layer in double)
+
+
+@torch.no_grad()
+def test_weights_that_a_run_brings_are_never_taken_for_those_of_an_earlier_run():
+    """Each lives where the last one lay, so that an address tells nothing."""
+    linear = torch.nn.Linear(64, 64)
+    layer, x = SparseLinear(linear), torch.randn(32, 64)
+    for i in range(20):
+        weight = torch.zeros(64, 64)
+        weight[i % 64] = float(i + 1)
+        found = torch.func.functional_call(layer, {"weight": weight}, x)
+        torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, linear.bias))
+        del weight
+    torch.testing.assert_close(layer(x), linear(x))

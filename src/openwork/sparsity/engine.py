@@ -43,16 +43,18 @@ class SparseLinear(nn.Linear):
         self._compressed: SparseWeight | None = None
         self._by_input: Tensor | None = None
         """The compressed weight's values sorted by input, once a few tokens have asked for them."""
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[Tensor, int, int] | None = None
+        """The weight that was compressed, held so that no other takes its address, its address and its version."""
 
     def compressed(self) -> SparseWeight | None:
         """The non-zeros of the weight as it is now; None while it is too dense to gain from that."""
-        now = (self.weight.data_ptr(), self.weight._version)
-        if now != self._seen:
-            below = sparse_below(self.weight)
-            few = below > 0 and int(torch.count_nonzero(self.weight)) < below * self.weight.numel()
-            self._compressed = compress(self.weight) if few else None
-            self._seen, self._by_input = now, None
+        weight, seen = self.weight, self._seen
+        now = (weight.data_ptr(), weight._version)
+        if seen is None or weight is not seen[0] or now != seen[1:]:  # a run may bring weights of its own
+            below = sparse_below(weight)
+            few = below > 0 and int(torch.count_nonzero(weight)) < below * weight.numel()
+            self._compressed = compress(weight) if few else None
+            self._seen, self._by_input = (weight, *now), None
         return self._compressed
 
     def forward(self, input: Tensor) -> Tensor:
