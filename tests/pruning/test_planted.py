@@ -65,6 +65,11 @@ def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
 
 
+def test_a_target_that_nothing_at_all_meets_gives_an_empty_circuit(model):
+    circuit = prune(model, PlantedTask(), config=replace(QUICK, target=10.0))
+    assert circuit.reached and not circuit.edges and not circuit.nodes
+
+
 def test_no_edge_and_no_node_can_go(model):
     """Local minimality, judged by running the circuit itself without each edge and without each node."""
     task = PlantedTask()

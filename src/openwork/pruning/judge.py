@@ -24,7 +24,7 @@ class Judge:
     def __init__(self, model: Transformer, universe: Universe, values: Mapping[str, Tensor], pairs: Pairs) -> None:
         self.model, self.universe, self.values, self.pairs = model, universe, values, pairs
         self.compact = Compact(model, universe, values, pairs)
-        widest = max(len(self.compact.stream.channels), *map(len, universe.kept.values()))
+        widest = max(1, len(self.compact.stream.channels), *map(len, universe.kept.values()))
         self.chunk = max(1, int(AT_ONCE / (pairs.tokens.numel() * widest)))
 
     @torch.no_grad()

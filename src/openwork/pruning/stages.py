@@ -78,8 +78,7 @@ class Stage:
 
         A closed node competes for its place with what it would be without any edge.
         """
-        m, b, t, _ = delta.shape
-        z = (delta.reshape(m, b * t, -1) @ self._weights(edge)).view(m, b, t, -1) + self.constant
+        z = (delta.flatten(1, 2) @ self._weights(edge)).unflatten(1, delta.shape[1:3]) + self.constant
         x = self.nonlinearity(z)
         is_open = node[:, None, None, self.nodes] > 0
         entries = torch.where(is_open, x.detach(), self.nonlinearity(self.constant))
