@@ -115,6 +115,9 @@ def no_space(*arguments: Any, **options: Any) -> None:
         (("bench", "train", "--density", "0"), "density is 0.0; it must lie in (0, 1]"),
         (("bench", "train", "--density", "1/0"), "--density is '1/0'"),
         (("bench", "train", "--d-model", "7"), "not divisible by model.d_head 16"),
+        (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
+        (("tasks", "--json="), "the argument '--json=' is empty"),
+        (("tasks", "--json", "/"), "the file / is a directory"),
     ],
 )
 def test_a_command_line_that_makes_no_sense(openwork, tmp_path, monkeypatch, arguments, says):
@@ -128,6 +131,19 @@ def test_tasks_are_listed_and_written_as_json(openwork, tmp_path):
     assert ended.status == 0 and ended.err == ""
     names = {row["task"] for row in json.loads((tmp_path / "tasks.json").read_text())["tasks"]}
     assert "single_double_quote" in names and "single_double" in ended.out
+
+
+def test_a_task_too_long_for_the_model_has_a_note_beside_the_others(openwork, made, tmp_path):
+    assert openwork("tasks", made / "model", "--json", tmp_path / "tasks.json").status == 0
+    rows = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    assert any("more than the model's context" in row["note"] for row in rows)
+    assert any(row["note"] == "" and row["loss"] > 0 for row in rows)
+
+
+def test_a_model_is_not_written_into_a_corpus(openwork, made):
+    before = sorted(path.name for path in (made / "corpus").iterdir())
+    assert "holds a corpus" in openwork("train", made / "corpus", "--out", made / "corpus", *TINY).line()
+    assert sorted(path.name for path in (made / "corpus").iterdir()) == before
 
 
 @pytest.mark.slow
@@ -180,7 +196,7 @@ def test_a_directory_without_rights(openwork, tmp_path):
 @pytest.mark.parametrize(
     ("source", "options", "says"),
     [
-        ("", (), "no corpus source ''"),
+        ("", (), "the argument '' is empty"),
         ("nowhere", (), "no corpus source 'nowhere'; give stdlib"),
         ("empty", (), "has no text; check the path"),
         ("binary", (), "1 passed over, first a.py: not text"),
@@ -490,6 +506,12 @@ def test_every_flipped_bit_of_a_card_is_refused_or_changes_nothing(made, tmp_pat
         (("single_double_qoute",), "did you mean single_double_quote?"),
         (("single_double_quote", "steps=0"), "prune.steps is 0"),
         (("single_double_quote", "target=nan"), "prune.target is nan"),
+        (("single_double_quote", "target=inf"), "prune.target is inf"),
+        (("single_double_quote", "learning_rate=inf"), "prune.learning_rate is inf"),
+        (("single_double_quote", "beta2=3"), "prune.beta2 is 3.0"),
+        (("single_double_quote", "init_bias=nan"), "prune.init_bias is nan"),
+        (("single_double_quote", "k_coefs=1,nan"), "prune.k_coefs is (1.0, nan)"),
+        (("single_double_quote", "--corpus", "/no/such"), "/no/such is no corpus"),
         (("single_double_quote", "ablation=sawn"), "choose one of mean, zero"),
         (("single_double_quote", "stebs=3"), "did you mean 'steps'?"),
     ],

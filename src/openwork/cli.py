@@ -40,7 +40,7 @@ def _file_to_write(path: Path | None) -> Path | None:
     """`path`, if a file can be written there: asked before the work, not after it."""
     if path is None:
         return None
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    place = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
         why = "is a directory" if path.is_dir() else f"cannot be written in {place}"
         raise UserError(f"the file {path} {why}; choose another place")
@@ -68,6 +68,7 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        _refuse_empty(sys.argv[1:])
         status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
@@ -90,6 +91,13 @@ def main() -> None:
     if status == STOPPED:
         _end("stopped; the same command goes on where it was", STOPPED)
     sys.exit(status)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty path would be the current directory, which is hardly meant: mostly a shell variable is not set."""
+    for argument in arguments:
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise UserError(f"the argument {argument!r} is empty; give a name or a path")
 
 
 def _end(message: str, status: int) -> NoReturn:
@@ -247,8 +255,9 @@ def prune(
     wanted = read_config(PruneConfig, config, settings or ())
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
-    if corpus is not None and not loaded.means:
-        loaded.means = corpus_means(loaded, open_corpus(corpus))
+    texts = open_corpus(corpus) if corpus is not None else None
+    if texts is not None and not loaded.means:
+        loaded.means = corpus_means(loaded, texts)
         save_means(loaded, model)
     posed = task_list.get(task, loaded.tokenizer)
     with pruning_progress(console) as report:

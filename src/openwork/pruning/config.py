@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from openwork.artifacts import Ablation
@@ -40,7 +41,12 @@ class PruneConfig:
     def __post_init__(self) -> None:
         counts = ("candidates", "steps", "pairs", "fixed_pairs", "validation_pairs")
         for name in ("target", "learning_rate", "warmup", *counts):
-            if not getattr(self, name) > 0:
-                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0")
-        if not self.k_coefs or min(self.k_coefs) < 0:
-            raise UserError(f"prune.k_coefs is {self.k_coefs}; give one or more prices of at least 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0, and finite")
+        for name in ("init_bias", "init_noise", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be finite")
+        if not 0 <= self.beta2 < 1:
+            raise UserError(f"prune.beta2 is {self.beta2}; it must lie in [0, 1)")
+        if not self.k_coefs or not all(0 <= price < math.inf for price in self.k_coefs):
+            raise UserError(f"prune.k_coefs is {self.k_coefs}; give one or more prices of at least 0, and finite")

@@ -46,7 +46,8 @@ def _shown(pair: tasks.Candidate, member: int) -> str:
 def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[dict[str, Any]]:
     """A row for each of the tasks `names`: the unpruned model's loss in nats and its accuracy.
 
-    They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer has the reason instead.
+    They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer or the context has the
+    reason instead.
     """
     rows = []
     for name in names:
@@ -60,14 +61,13 @@ def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[
         }
         try:
             task = tasks.get(name, model.tokenizer)
+            for split, prefix in SHOWN:
+                pairs = task.pairs(split, n)
+                differences = pairs.differences(model(pairs.flat))
+                row[f"{prefix}loss"] = float(pairs.losses(differences))
+                row[f"{prefix}accuracy"] = pairs.accuracy(differences)
         except UserError as error:
-            rows.append({**row, "note": str(error)})
-            continue
-        for split, prefix in SHOWN:
-            pairs = task.pairs(split, n)
-            differences = pairs.differences(model(pairs.flat))
-            row[f"{prefix}loss"] = float(pairs.losses(differences))
-            row[f"{prefix}accuracy"] = pairs.accuracy(differences)
+            row["note"] = str(error)
         rows.append(row)
     return rows
 

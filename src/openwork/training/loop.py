@@ -137,6 +137,8 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         Interrupted: the run was asked to stop.
     """
     out, device = Path(out), pick_device(config.device)
+    if (out / "manifest.json").exists():
+        raise UserError(f"{out} holds a corpus; give another directory for the model")
     _check_fit(corpus, config, device)
     model = Transformer(config.model, seed=config.seed).to(device)
     quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
