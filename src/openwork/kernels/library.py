@@ -32,6 +32,8 @@ _SIGNATURES = {
     "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
     "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
+    "gelu_abs_topk": (_INT, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
+    "gelu_abs_topk_backward": (None, [*[_POINTER] * 5, _LONG, _LONG, _INT]),
     "cross_entropy": (None, [*[_POINTER] * 4, _LONG, _LONG, _INT]),
     "cross_entropy_backward": (None, [*[_POINTER] * 4, _FLOAT, _LONG, _LONG, _INT]),
     "set_fork": (None, [_POINTER]),
