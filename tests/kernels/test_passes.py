@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from openwork.errors import UserError
-from openwork.kernels import adam_step_, cross_entropy, gelu, rms_norm
+from openwork.kernels import abs_topk, adam_step_, cross_entropy, gelu, gelu_abs_topk, rms_norm
 from tests.kernels.engines import ENGINES, LEVELS, engine
 
 compiled = pytest.mark.parametrize("name", LEVELS)
@@ -59,6 +59,28 @@ def test_gelu_at_the_ends_of_the_line(name):
         y = gelu(x)
     assert torch.equal(y[:8], torch.tensor([0, 5e-31, -5e-31, 30, 0, 1e20, 0, float("inf")]))
     assert y[8:].isnan().all()  # -inf times 0
+
+
+@compiled
+@pytest.mark.parametrize("shape", [(1, 2), (5, 3), (2, 3, 16), (40, 33), (70, 300), (3, 20_000)])
+def test_gelu_and_abs_topk_together_are_one_after_the_other(name, shape):
+    x, dy, k = (random(*shape) * 3).requires_grad_(), random(*shape, seed=1), max(1, shape[-1] // 4)
+    with engine(name):
+        y, separate = gelu_abs_topk(x, k), abs_topk(gelu(x), k)
+        (dx,), (want,) = (torch.autograd.grad(out, x, dy) for out in (y, separate))
+    assert torch.equal(y, separate) and torch.equal(dx, want)
+
+
+@compiled
+def test_gelu_and_abs_topk_keep_zeros_and_nan_as_abs_topk_does(name):
+    x = torch.zeros(2, 20, requires_grad=True)
+    with torch.no_grad():
+        x[1, 7] = float("nan")
+    with engine(name):
+        y = gelu_abs_topk(x, 3)
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    assert y[1, 7].isnan() and y.nan_to_num().count_nonzero() == 0
+    assert dx[0].tolist() == [0.5] * 3 + [0.0] * 17 and dx[1, :3].tolist() == [0.5, 0.5, 0.0] and dx[1, 7].isnan()
 
 
 @compiled

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.model import Transformer
@@ -42,6 +43,7 @@ def plain_operators() -> Iterator[None]:
     """Within, the model's functions are PyTorch's own."""
     with (
         mock.patch("openwork.model.transformer.abs_topk", plain_abs_topk),
+        mock.patch("openwork.model.transformer.gelu_abs_topk", lambda x, k: plain_abs_topk(F.gelu(x), k)),
         mock.patch("openwork.kernels.library.here", lambda *tensors: False),
     ):
         yield

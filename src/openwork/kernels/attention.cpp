@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int QUERIES = 4;  // at a time
+constexpr int QUERIES = LANES == 16 ? 8 : 4;  // at a time: as many as the registers hold
 
 // One head of one sequence: rows of q, k, v and y are `stride` apart.
 struct Shape {
@@ -133,28 +133,31 @@ inline void weigh_again(const float *rows, const float *dy_rows, const float *k_
     }
 }
 
-// One key's part in the gradients: dq of the queries first .. QUERIES, and dk and dv of the key.
+// The parts in the gradients of keys begin .. end and of one vector of their channels: dq of the queries from `first`
+// on, and dk and dv of the keys.
 template <int D>
-inline void spread(int first, int64_t j, const Shape &s, const float *rows, const float *dy_rows, const float *p,
-                   const float *ds, const float *k, Vec (*dq)[D / LANES], float *dk, float *dv) {
-    for (int n = 0; n < D / LANES; n++) {
-        const Vec key = load(k + j * s.stride + n * LANES);
-        Vec for_key = load(dk + j * D + n * LANES), for_value = load(dv + j * D + n * LANES);
+inline void spread(int first, int64_t begin, int64_t end, const Shape &s, const float *rows, const float *dy_rows,
+                   const float *p, const float *ds, const float *k, float *dq, float *dk, float *dv) {
+    Vec q[QUERIES], dy[QUERIES], sums[QUERIES];
+    for (int i = 0; i < QUERIES; i++) q[i] = load(rows + i * D), dy[i] = load(dy_rows + i * D), sums[i] = load(dq + i * D);
+    for (int64_t j = begin; j < end; j++) {
+        const Vec key = load(k + j * s.stride);
+        Vec for_key = load(dk + j * D), for_value = load(dv + j * D);
         for (int i = first; i < QUERIES; i++) {
             const Vec change = all(ds[i * s.padded + j]);
-            dq[i][n] += change * key;
-            for_key += change * load(rows + i * D + n * LANES);
-            for_value += all(p[i * s.padded + j]) * load(dy_rows + i * D + n * LANES);
+            sums[i] += change * key;
+            for_key += change * q[i];
+            for_value += all(p[i * s.padded + j]) * dy[i];
         }
-        store(dk + j * D + n * LANES, for_key);
-        store(dv + j * D + n * LANES, for_value);
+        store(dk + j * D, for_key);
+        store(dv + j * D, for_value);
     }
+    for (int i = 0; i < QUERIES; i++) store(dq + i * D, sums[i]);
 }
 
 template <int D>
 float backward(const float *dy, const float *q, const float *k, const float *v, float sink, const float *y,
                const float *lse, float *dq, float *dk, float *dv, const Shape &s, float *scratch) {
-    constexpr int N = D / LANES;
     float *k_lanes = scratch, *v_lanes = k_lanes + D * s.padded, *own_dk = v_lanes + D * s.padded,
           *own_dv = own_dk + D * s.padded, *p = own_dv + D * s.padded, *ds = p + QUERIES * s.padded, dsink = 0.0f;
     alignas(64) float rows[QUERIES * D], dy_rows[QUERIES * D];
@@ -167,17 +170,20 @@ float backward(const float *dy, const float *q, const float *k, const float *v, 
         gather<D>(q, s, t, here, rows);
         gather<D>(dy, s, t, here, dy_rows);
         for (int64_t i = 0; i < here; i++) {
-            for (int d = 0; d < D; d++) delta[i] += dy_rows[i * D + d] * y[(t + i) * s.stride + d];
+            Vec along = {};
+            for (int d = 0; d < D; d += LANES) along += load(dy_rows + i * D + d) * load(y + (t + i) * s.stride + d);
+            delta[i] = sum(along);
             normal[i] = lse[t + i];
             dsink -= exponential(all(sink - normal[i]))[0] * delta[i];
         }
         weigh_again<D>(rows, dy_rows, k_lanes, v_lanes, s, t, here, normal, delta, p, ds);
-        Vec sums[QUERIES][N] = {};
-        for (int64_t j = 0; j <= t; j++) spread<D>(0, j, s, rows, dy_rows, p, ds, k, sums, own_dk, own_dv);
-        for (int i = 1; i < here; i++)  // key t + i is met by the queries from i on
-            spread<D>(i, t + i, s, rows, dy_rows, p, ds, k, sums, own_dk, own_dv);
-        for (int64_t i = 0; i < here; i++)
-            for (int n = 0; n < N; n++) store(dq + (t + i) * s.stride + n * LANES, sums[i][n]);
+        alignas(64) float sums[QUERIES * D] = {};
+        for (int n = 0; n < D; n += LANES) {
+            spread<D>(0, 0, t + 1, s, rows + n, dy_rows + n, p, ds, k + n, sums + n, own_dk + n, own_dv + n);
+            for (int i = 1; i < here; i++)  // key t + i is met by the queries from i on
+                spread<D>(i, t + i, t + i + 1, s, rows + n, dy_rows + n, p, ds, k + n, sums + n, own_dk + n, own_dv + n);
+        }
+        for (int64_t i = 0; i < here; i++) std::memcpy(dq + (t + i) * s.stride, sums + i * D, sizeof(float) * D);
     }
     for (int64_t j = 0; j < s.keys; j++) {
         std::memcpy(dk + j * s.stride, own_dk + j * D, sizeof(float) * D);

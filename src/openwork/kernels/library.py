@@ -32,6 +32,8 @@ _SIGNATURES = {
     "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
     "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
+    "gelu_abs_topk": (_INT, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
+    "gelu_abs_topk_backward": (None, [*[_POINTER] * 5, _LONG, _LONG, _INT]),
     "cross_entropy": (None, [*[_POINTER] * 4, _LONG, _LONG, _INT]),
     "cross_entropy_backward": (None, [*[_POINTER] * 4, _FLOAT, _LONG, _LONG, _INT]),
     "set_fork": (None, [_POINTER]),
@@ -80,21 +82,6 @@ def usable(*tensors: Tensor) -> bool:
     return library is not None and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
-def hold_memory() -> None:
-    """Ask the C library to keep freed memory for the next tensor of its size, instead of handing pages back and forth.
-
-    A step allocates the same tensors as the step before. Does nothing where the C library is not glibc.
-    """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(mmap_threshold, 32 << 20)  # the largest that it takes
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(top_pad, 64 << 20)
-
-
 def here(*tensors: Tensor) -> bool:
     """Whether to use the compiled kernels on these now: they are `usable`, and torch.compile is not tracing."""
     return usable(*tensors) and not torch.compiler.is_compiling()
@@ -102,15 +89,15 @@ def here(*tensors: Tensor) -> bool:
 
 def call(name: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel on contiguous tensors (None is a null pointer) and numbers, on as many threads as PyTorch uses."""
-    assert library is not None
-    plain = (x if not isinstance(x, Tensor) else _contiguous(x).data_ptr() for x in arguments)
-    if getattr(library, f"openwork_{name}")(*plain, torch.get_num_threads()):
+    plain: list[float | None] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous(), (name, argument.shape, argument.stride())
+            plain.append(argument.data_ptr())
+        else:
+            plain.append(argument)
+    if getattr(library, "openwork_" + name)(*plain, torch.get_num_threads()):
         raise MemoryError(f"no memory left for {name}")
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    assert x.is_contiguous(), (x.shape, x.stride())
-    return x
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

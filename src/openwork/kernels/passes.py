@@ -1,4 +1,4 @@
-"""RMSNorm, GELU and cross-entropy in one pass over memory each way.
+"""RMSNorm, GELU (also with AbsTopK) and cross-entropy in one pass over memory each way.
 
 Their twins are PyTorch's own operators, which are used wherever the compiled kernels cannot be, and while torch.compile
 traces, which fuses them by itself.
@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from openwork.errors import UserError
 from openwork.kernels import library
+from openwork.kernels.selection import abs_topk
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -31,6 +32,13 @@ def gelu(x: Tensor) -> Tensor:
     if library.here(x):
         return _GELU.apply(x) if torch.is_grad_enabled() else _gelu(x.contiguous())
     return F.gelu(x)
+
+
+def gelu_abs_topk(x: Tensor, k: int) -> Tensor:
+    """AbsTopK of the GELU of x (..., d), see `openwork.kernels.abs_topk`."""
+    if not library.here(x) or not 1 <= k < x.shape[-1]:
+        return abs_topk(gelu(x), k)
+    return _GELUAbsTopK.apply(x, k) if torch.is_grad_enabled() else _gelu_abs_topk(x.contiguous(), k)[0]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -57,6 +65,12 @@ def _gelu(x: Tensor) -> Tensor:
     y = torch.empty_like(x)
     library.call("gelu", x, y, x.numel())
     return y
+
+
+def _gelu_abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    y, zero_cut = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.int32)
+    library.call("gelu_abs_topk", x, y, zero_cut, zero_cut.numel(), x.shape[-1], k)
+    return y, zero_cut
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -91,6 +105,24 @@ class _GELU(torch.autograd.Function):
         dx = torch.empty_like(x)
         library.call("gelu_backward", dy.contiguous(), x, dx, x.numel())
         return dx
+
+
+class _GELUAbsTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
+        x = x.contiguous()
+        y, zero_cut = _gelu_abs_topk(x, k)
+        ctx.save_for_backward(x, y, zero_cut)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, y, zero_cut = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        sizes = (zero_cut.numel(), x.shape[-1])
+        library.call("gelu_abs_topk_backward", dy.contiguous(), x, y, zero_cut, dx, *sizes)
+        return dx, None
 
 
 class _CrossEntropy(torch.autograd.Function):

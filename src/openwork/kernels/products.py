@@ -21,7 +21,7 @@ from torch import Tensor
 from openwork.kernels import library, twins
 from openwork.kernels.operators import operators
 
-CHECKED_SIZE = 2**31 - 1
+MOST_ENTRIES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SparseWeight:
 
 def compress(weight: Tensor) -> SparseWeight:
     """The non-zeros of weight (d_out, d_in); NaN is one, -0 is none."""
-    assert weight.dim() == 2 and weight.numel() <= CHECKED_SIZE, tuple(weight.shape)
+    assert weight.dim() == 2 and weight.numel() <= MOST_ENTRIES, tuple(weight.shape)
     parts = (library if library.usable(weight) else twins).compress(weight)
     return SparseWeight((weight.shape[0], weight.shape[1]), *parts)
 

@@ -61,10 +61,7 @@ inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes,
                 parts[i] = dy[0] * load(x);
                 for (int v = 1; v < N; v++) parts[i] += dy[v] * load(x + v * LANES);
             }
-            transpose(parts);
-            for (int half = LANES / 2; half > 0; half /= 2)
-                for (int i = 0; i < half; i++) parts[i] += parts[i + half];
-            store(gradient + k, load(gradient + k) + parts[0]);
+            store(gradient + k, load(gradient + k) + sums(parts));
         }
         for (; k < end; k++) {
             const float *x = x_lanes + int64_t(w.columns[k]) * WIDTH;

@@ -89,6 +89,20 @@ inline void exchange_all(Vec *rows) {
     if constexpr (LANES >= 16) exchange_all<8>(rows);
 }
 
+template <int STEP>
+inline void merge(Vec *v) {
+    if constexpr (STEP < LANES) {
+        for (int i = 0; i < LANES; i += 2 * STEP) exchange<STEP>(v[i], v[i + STEP]), v[i] += v[i + STEP];
+        merge<2 * STEP>(v);
+    }
+}
+
+// The sum of the lanes of v[i], in lane i, always in the same tree; half the exchanges of a transpose.
+[[maybe_unused]] inline Vec sums(Vec *v) {
+    merge<1>(v);
+    return v[0];
+}
+
 // x (tokens, d), row-major with `stride`, becomes lanes (d, WIDTH): channel c of token t at lanes[c * WIDTH + t]. Tokens
 // from `tokens` to WIDTH are zeros.
 template <int WIDTH>

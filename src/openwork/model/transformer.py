@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
-from openwork.kernels import abs_topk, gelu, rms_norm
+from openwork.kernels import abs_topk, gelu, gelu_abs_topk, rms_norm
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.cache import LayerCache
 from openwork.model.sites import NODE_SITES, check_sites
@@ -136,7 +136,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor, at: At) -> Tensor:
-        neurons = at("mlp.post_act", self.sparse("mlp.post_act", self.nonlinearity(self.up(x))))
+        neurons = at("mlp.post_act", self.sparse("mlp.post_act", self.up(x), self.nonlinearity))
         return at("mlp.resid_delta", self.sparse("mlp.resid_delta", self.down(neurons)))
 
 
@@ -147,8 +147,13 @@ class Sparse:
         self.fraction = config.activation_fraction
         self.sites = frozenset(config.sparse_sites) if config.activation_fraction < 1 else frozenset()
 
-    def __call__(self, site: str, x: Tensor) -> Tensor:
-        return abs_topk(x, max(1, round(x.shape[-1] * self.fraction))) if site in self.sites else x
+    def __call__(self, site: str, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """x, after the nonlinearity if there is one, with the largest kept where `site` is sparse."""
+        k = max(1, round(x.shape[-1] * self.fraction))
+        if nonlinearity is gelu and site in self.sites:
+            return gelu_abs_topk(x, k)
+        x = x if nonlinearity is None else nonlinearity(x)
+        return abs_topk(x, k) if site in self.sites else x
 
 
 class Block(nn.Module):

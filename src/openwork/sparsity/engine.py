@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openwork import kernels
 from openwork.kernels import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
 
-CROSSOVER = ((2**18, 1 / 6), (2**63, 1 / 5))
+CROSSOVER = ((2**20, 1 / 4), (2**63, 1 / 6))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
 
 FEW_TOKENS = 4

@@ -1,0 +1,96 @@
+"""The benchmarks run, report what they say they do, and compare like with like. Speed itself is not tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from openwork import kernels
+from openwork.bench import bench_inference, bench_training, products
+from openwork.bench.plain import plain_abs_topk, plain_operators, plain_stepper
+from openwork.bench.timing import interleave, times
+from openwork.bench.training import multiply_adds, stepper
+from openwork.cli import app
+from openwork.kernels import abs_topk
+from openwork.model import ModelConfig, Transformer
+from openwork.sparsity import SparsityConfig
+from openwork.training import TrainConfig
+from openwork.training.loop import make_optimizer, train_step
+
+TINY = ModelConfig(n_layers=1, d_model=32, n_ctx=16, d_vocab=64)
+
+
+def test_rounds_are_interleaved_and_ratios_are_taken_within_them():
+    calls: list[str] = []
+    seconds = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3 and [len(s) for s in seconds.values()] == [2, 2]
+    assert times([2.0, 6.0, 10.0], [1.0, 2.0, 10.0]) == 2  # the median of 2, 3 and 1
+
+
+def test_the_plain_method_is_the_same_method():
+    config = TrainConfig(model=TINY, sparsity=SparsityConfig(density=1 / 8, floor=0, anneal_start=0, anneal_end=0))
+    batch = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
+    plain, ours = Transformer(TINY), Transformer(TINY)
+    step = plain_stepper(plain, config, batch)
+    optimizer = make_optimizer(ours, config)
+    for number in range(3):
+        step(number)
+        train_step(ours, optimizer, batch, number, config)
+    for (name, a), b in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_plain_operators_are_pytorchs_own():
+    x = torch.randn(3, 20)
+    assert torch.equal(plain_abs_topk(x, 5), abs_topk(x, 5))
+    model, tokens = Transformer(TINY), torch.randint(0, 64, (2, 16))
+    with plain_operators():
+        assert not kernels.library.here(x)
+        want = model(tokens)
+    torch.testing.assert_close(model(tokens), want, rtol=1e-4, atol=1e-5)
+
+
+def test_training_speeds_have_their_ratios():
+    numbers = bench_training(1, 32, 1 / 8, n_ctx=16, batch_size=1, rounds=1)
+    assert set(numbers["tokens_per_second"]) == {"naive", "dense", "exact", "fast", "limit"}
+    assert numbers["times_naive"]["naive"] == numbers["times_dense"]["dense"] == 1
+    assert all(speed > 0 for speed in numbers["tokens_per_second"].values())
+
+
+def test_useful_multiply_adds_by_hand():
+    # 12 * 32^2 / 8 weights of the layer and 32 * 64 / 2 of the unembedding, three times; attention to 8 of 16
+    # positions, two products forward and four back
+    assert multiply_adds(TINY, 1 / 8) == 3 * (12 * 32**2 / 8 + 32 * 64 / 2) + 3 * 32 * 16
+
+
+def test_fast_mode_is_timed_between_refreshes_with_what_is_kept():
+    config = TrainConfig(
+        model=TINY, sparsity=SparsityConfig(density=1 / 32, floor=0, anneal_start=0, anneal_end=0), mode="fast"
+    )
+    step = stepper(config, torch.randint(0, 64, (1, 17)))
+    assert step(1)["density"] == 1 / 32
+
+
+def test_inference_agrees_between_the_ways():
+    numbers = bench_inference(1, 32, 1 / 8, n_ctx=16, filled=3, rounds=1, repeats=1)
+    assert numbers["largest_difference"] < 1e-4
+    assert set(numbers["tokens_per_second"]) == {"one token", "context"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--layers", "1", "--d-model", "32", "--context", "16", "--batch-size", "1", "--density", "1/8"],
+        ["infer", "--layers", "1", "--d-model", "32", "--context", "40", "--density", "1/8"],
+        ["topk", "--d-model", "256", "--tokens", "8"],
+        ["kernels", "--tokens", "8"],
+    ],
+)
+def test_the_last_line_is_the_json_that_the_file_has(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "SHAPES", ((32, 48),))
+    done = CliRunner().invoke(app, ["bench", *arguments, "--rounds", "1", "--json", str(tmp_path / "out.json")])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads((tmp_path / "out.json").read_text())
