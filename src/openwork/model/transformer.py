@@ -22,7 +22,7 @@ from openwork.artifacts import Edit, tensors_hash
 from openwork.errors import UserError
 from openwork.kernels import abs_topk
 from openwork.model.attention import attend, attention_pattern
-from openwork.model.sites import NODE_SITES, check_sites
+from openwork.model.sites import NODE_SITES, STREAM_SITES, check_sites, width
 
 if TYPE_CHECKING:
     from openwork.corpus import Tokenizer
@@ -45,7 +45,7 @@ class ModelConfig:
     """Longest context, in tokens."""
     d_vocab: int = 2048
     activation_fraction: float = 0.25
-    """AbsTopK keeps this fraction of the channels at `sparse_sites`; 1 turns it off."""
+    """AbsTopK keeps this fraction of the channels at `sparse_sites`, rounded down; 1 turns it off."""
     sparse_sites: tuple[str, ...] = NODE_SITES
     sink: bool = True
     """One learned logit per head that joins the softmax's denominator only."""
@@ -54,7 +54,7 @@ class ModelConfig:
     positions: Literal["none", "learned", "concatenated"] = "none"
     """Learned positions: none, added to the embedding, or concatenated to what each block reads."""
     d_position: int = 16
-    """Channels of concatenated positions."""
+    """Channels of concatenated positions; they stand behind the others of `act_in` and share its AbsTopK."""
     norm: Literal["rms", "layer"] = "rms"
     activation: Literal["gelu", "relu"] = "gelu"
     residual_activation: Literal["identity", "relu"] = "identity"
@@ -79,8 +79,9 @@ class ModelConfig:
         if not 0 < self.activation_fraction <= 1:
             raise UserError(f"model.activation_fraction is {self.activation_fraction}; it must lie in (0, 1]")
         for site in self.sparse_sites:
-            if site not in NODE_SITES:
-                raise UserError(f"model.sparse_sites has {site!r}; choose among {', '.join(NODE_SITES)}")
+            if site not in (*NODE_SITES, *STREAM_SITES):
+                known = ", ".join((*NODE_SITES, *STREAM_SITES))
+                raise UserError(f"model.sparse_sites has {site!r}; choose among {known}")
 
 
 class Norm(nn.Module):
@@ -141,7 +142,7 @@ class Sparse:
         self.sites = frozenset(config.sparse_sites) if config.activation_fraction < 1 else frozenset()
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
-        return abs_topk(x, max(1, round(x.shape[-1] * self.fraction))) if site in self.sites else x
+        return abs_topk(x, max(1, int(x.shape[-1] * self.fraction))) if site in self.sites else x
 
 
 class Block(nn.Module):
@@ -149,7 +150,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d_in = config.d_model + (config.d_position if config.positions == "concatenated" else 0)
+        d_in = width(config, "attn.act_in")
         self.sparse, self.relu = Sparse(config), config.residual_activation == "relu"
         self.attn_norm = Norm(config.d_model, config.norm, config.bias)
         self.attn = Attention(config, d_in)
@@ -163,11 +164,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, at: At, position: Tensor | None) -> Tensor:
         x = at("resid_in", x)
-        read = at("attn.act_in", self.sparse("attn.act_in", self.attn_norm(x)))
-        x = self._write(x, self.attn(self._with_position(read, position, 0), at))
-        x = at("resid_mid", x)
-        read = at("mlp.act_in", self.sparse("mlp.act_in", self.mlp_norm(x)))
-        return self._write(x, self.mlp(self._with_position(read, position, 1), at))
+        read = self._with_position(self.attn_norm(x), position, 0)
+        x = self._write(x, self.attn(at("attn.act_in", self.sparse("attn.act_in", read)), at))
+        x = at("resid_mid", self.sparse("resid_mid", x))
+        read = self._with_position(self.mlp_norm(x), position, 1)
+        x = self._write(x, self.mlp(at("mlp.act_in", self.sparse("mlp.act_in", read)), at))
+        return self.sparse("resid_out", x)
 
     def _write(self, x: Tensor, delta: Tensor) -> Tensor:
         return F.relu(x + delta) if self.relu else x + delta

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from openwork.artifacts import Edge
 from openwork.model import Transformer, node_name
-from openwork.model.sites import width
 
 MATRICES = (
     ("attn.act_in", "attn.q.weight", "attn.q"),
@@ -32,9 +31,7 @@ def matrices(model: Transformer) -> Iterator[tuple[str, Tensor, str]]:
     parameters = dict(model.named_parameters())
     for layer in range(model.config.n_layers):
         for source, name, target in MATRICES:
-            weight = parameters[f"blocks.{layer}.{name}"].detach()
-            d_source = width(model.config, source)  # concatenated positions stand behind the nodes' columns
-            yield f"{layer}.{source}", weight[:, :d_source], f"{layer}.{target}"
+            yield f"{layer}.{source}", parameters[f"blocks.{layer}.{name}"].detach(), f"{layer}.{target}"
 
 
 def edges_between(model: Transformer, kept: Mapping[str, Tensor]) -> tuple[Edge, ...]:
