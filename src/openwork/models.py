@@ -92,10 +92,11 @@ def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[
     with the shapes of the sparse ones."""
     packed, shapes = {}, {}
     for name, tensor in tensors.items():
-        indices = tensor.detach().cpu().reshape(-1).nonzero().squeeze(1)
+        flat = tensor.detach().cpu().reshape(-1)
+        indices = ((flat != 0) | flat.signbit()).nonzero().squeeze(1)  # a zero with a sign is kept: the hash tells it
         if len(indices) < SPARSE_BELOW * tensor.numel():
             packed[f"{name}.indices"] = indices.int()
-            packed[f"{name}.values"] = tensor.detach().cpu().reshape(-1)[indices]
+            packed[f"{name}.values"] = flat[indices]
             shapes[name] = list(tensor.shape)
         else:
             packed[name] = tensor

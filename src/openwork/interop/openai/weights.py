@@ -83,7 +83,7 @@ def _checked(state: object, release: Release, path: Path) -> dict[str, Tensor]:
             f"the checkpoint {path} has an unembedding unlike its embedding, its config says tied_unembed; "
             "set that to false"
         )
-    return {name: tensor.float() for name, tensor in given.items()}
+    return {name: tensor.float() + 0.0 for name, tensor in given.items()}  # -0.0, which masking leaves, becomes 0.0
 
 
 def _check_names(given: set[str], shapes: dict[str, tuple[int, ...]], config: ModelConfig, path: Path) -> None:
