@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -56,7 +57,8 @@ class ModelConfig:
     d_position: int = 16
     """Channels of concatenated positions; they stand behind the others of `act_in` and share its AbsTopK."""
     norm: Literal["rms", "layer"] = "rms"
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """`gelu_tanh` is GPT-2's approximation of the GELU."""
     residual_activation: Literal["identity", "relu"] = "identity"
     """Applied to the residual stream after each block's two writes."""
     tied: bool = False
@@ -120,12 +122,15 @@ class Attention(nn.Module):
         return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
 
 
+NONLINEARITIES = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+
+
 class MLP(nn.Module):
     """Two linear maps around a nonlinearity; its neurons are the nodes ``mlp.post_act``."""
 
     def __init__(self, config: ModelConfig, d_in: int) -> None:
         super().__init__()
-        self.sparse, self.nonlinearity = Sparse(config), F.gelu if config.activation == "gelu" else F.relu
+        self.sparse, self.nonlinearity = Sparse(config), NONLINEARITIES[config.activation]
         self.up = nn.Linear(d_in, config.d_mlp, bias=config.bias)
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 
@@ -223,7 +228,11 @@ class Transformer(nn.Module):
         return self._logits(tokens, lambda site, x: x)
 
     def run(
-        self, tokens: Tensor, record: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
+        self,
+        tokens: Tensor,
+        record: Sequence[str] = (),
+        edit: Mapping[str, Edit] | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and recorded activations of one forward pass.
 
@@ -231,6 +240,7 @@ class Transformer(nn.Module):
             tokens: (B, T) int64.
             record: sites to return; what is recorded is what flows on, edits included.
             edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
+            positions: (T,) or (B, T) int64, where the tokens stand if not from 0 on; the edits then see to attention.
 
         Returns:
             logits (B, T, V) and, for each recorded site, its activations (B, T, width).
@@ -249,18 +259,17 @@ class Transformer(nn.Module):
                 recorded[site] = x
             return x
 
-        return self._logits(tokens, at), recorded
+        return self._logits(tokens, at, positions), recorded
 
-    def _logits(self, tokens: Tensor, at: At) -> Tensor:
-        length = tokens.shape[-1]
+    def _logits(self, tokens: Tensor, at: At, positions: Tensor | None = None) -> Tensor:
+        length = tokens.shape[-1] if positions is None else int(positions.max()) + 1
         if length > self.config.n_ctx:
             raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
-        x = self.embed(tokens)
-        position = None
+        x, position = self.embed(tokens), None
+        if self.config.positions != "none":
+            position = self.position[:length] if positions is None else self.position[positions]
         if self.config.positions == "learned":
-            x = x + self.position[:length]
-        elif self.config.positions == "concatenated":
-            position = self.position[:length]
+            x = x + position
         for layer, block in enumerate(self.blocks):
             x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
         logits = self.unembed(self.final_norm(at("final_resid", x)))
