@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -49,7 +51,8 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such directory
+            aside.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
         ) from error
@@ -67,7 +70,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
     try:
         content = json.loads(read_bytes(path, what))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"the {what} {path} holds no JSON object; make it again")
@@ -75,11 +78,15 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: str) -> None:
-    """Save `tensors` and a JSON `header` as one safetensors file of the given `kind`, with a checksum over both."""
+    """Save `tensors` and a JSON `header` as one safetensors file of the given `kind`, with a checksum over both.
+
+    Checksum and header are one metadata entry, ``SHA-256 JSON``, because safetensors writes several in any order: the
+    same content gives the same bytes.
+    """
     text = json.dumps({**header, "kind": kind, "format_version": FORMAT_VERSION}, sort_keys=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    checksum = _checksum(text, contiguous)
-    write_atomically(path, save_safetensors(contiguous, metadata={"openwork": text, "sha256": checksum}))
+    metadata = {"openwork": f"{_checksum(text, contiguous)} {text}"}
+    write_atomically(path, save_safetensors(contiguous, metadata=metadata))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,16 +100,19 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         length = int.from_bytes(data[:8], "little")
         if length > len(data) - 8:
             raise ValueError("shorter than its header says")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        header = json.loads(metadata["openwork"])
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]["openwork"]
+        checksum, _, text = metadata.partition(" ")
+        header = json.loads(text)
+        found, version = header["kind"], int(header["format_version"])
         tensors = load_safetensors(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no whole {kind} file ({error}); make or copy it again") from error
-    if header.get("kind") != kind:
-        raise UserError(f"{path} holds a {header.get('kind')}, not a {kind}; give the path of a {kind}")
-    if header.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"{path} has format {header['format_version']}, newer than {FORMAT_VERSION}; update openwork")
-    if _checksum(metadata["openwork"], tensors) != metadata.get("sha256"):
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error
+    if found != kind:
+        raise UserError(f"{path} holds a {found}, not a {kind}; give the path of a {kind}")
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}; update openwork")
+    if _checksum(text, tensors) != checksum:
         raise UserError(f"{path} was altered: its checksum differs; make or copy it again")
     return tensors, header
 
@@ -122,7 +132,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class Edge(NamedTuple):
-    """One non-zero weight between two kept nodes."""
+    """One non-zero weight from one node to another."""
 
     source: str
     target: str
@@ -136,8 +146,14 @@ class Runs(Protocol):
     def hash(self) -> str: ...
 
     def run(
-        self, tokens: Tensor, record: Sequence[str] = ..., edit: Mapping[str, Edit] = ...
+        self,
+        tokens: Tensor,
+        record: Sequence[str] = ...,
+        edit: Mapping[str, Edit] = ...,
+        weights: Mapping[str, Tensor] = ...,
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class Poses(Protocol):
@@ -156,8 +172,9 @@ class Poses(Protocol):
 class Circuit:
     """The nodes and weights of one model that perform one task, with all that is needed to run them.
 
-    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2). The
-    circuit's answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
+    Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2), and
+    every weight carries that of its source: a constant, which joins the target's bias. `run` is the one definition of
+    what a circuit computes. Its answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
     """
 
     model_hash: str
@@ -167,7 +184,7 @@ class Circuit:
     nodes: tuple[str, ...]
     """Names of the kept nodes, in forward order, such as ``0.mlp.post_act.790`` or ``1.attn.v.head3.ch0``."""
     edges: tuple[Edge, ...]
-    """Every non-zero weight between two kept nodes."""
+    """The weights that carry activations, all between kept nodes."""
     kept: dict[str, Tensor]
     """For each node site, the kept indices (int64, ascending)."""
     ablation_values: dict[str, Tensor]
@@ -200,9 +217,18 @@ class Circuit:
             for site, values in self.ablation_values.items()
         }
 
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return self._model().weights_of(self.edges, self.ablation_values)
+
+    def run(self, tokens: Tensor, record: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """The circuit's logits (batch, position, d_vocab), before calibration, and its activations at `record`ed sites,
+        for tokens (batch, position)."""
+        return self._model().run(tokens, record=record, edit=self.edits(), weights=self._weights)
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits (batch, position, d_vocab) of the circuit for tokens (batch, position), before calibration."""
-        return self._model().run(tokens, edit=self.edits())[0]
+        return self.run(tokens)[0]
 
     def loss(self, task: Poses) -> float:
         """The circuit's calibrated loss on the validation pairs of `task`, in nats: the stated loss again.

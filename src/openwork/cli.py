@@ -8,29 +8,57 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from openwork.artifacts import Card, load_card, load_circuit, write_atomically
 from openwork.errors import UserError
 
 app = typer.Typer(
     help="Train language models whose wiring people can read, find their circuits, and test them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.")
 app.add_typer(bench, name="bench")
 console = Console()
+UsageError: Any = typer.BadParameter.__base__
+"""What a command line that cannot be parsed raises; typer does not export it."""
+STOPPED = 130
+MOST_SEED = 2**63 - 1 - 2**16
+"""Seeds that PyTorch takes, with room to count on from one."""
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write every number that is printed to this file.")]
+
+def _file_to_write(path: Path | None) -> Path | None:
+    """`path`, if a file can be written there: asked before the work, not after it."""
+    if path is None:
+        return None
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        why = "is a directory" if path.is_dir() else f"cannot be written in {place}"
+        raise UserError(f"the file {path} {why}; choose another place")
+    return path
+
+
+def _directory_to_write(path: Path) -> Path:
+    """`path`, if it is a directory or can become one."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; choose another place")
+    _file_to_write(path / "file")
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=_file_to_write, help="Write every number that is printed to this file."),
+]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")]
@@ -40,28 +68,41 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
 
-        print(f"openwork: {error}", file=sys.stderr)
-        sys.exit(130 if isinstance(error, Interrupted) else 2)
-    except KeyboardInterrupt:
-        print("openwork: stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+        _end(str(error), 130 if isinstance(error, Interrupted) else 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output has gone, so the rest of it goes nowhere
+        sys.exit(STOPPED)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"openwork: {error.strerror or error}{where}; check the path, its rights and the free space",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        _end(f"{error.strerror or error}{where}; check the path, its rights and the free space", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # PyTorch has no class for it on a CPU
+            raise
+        _end("this machine has too little memory for these sizes; lower the batch, the context or the model", 2)
+    except UsageError as error:
+        message = " ".join(error.format_message().split()).rstrip(".") or "which command?"
+        _end(f"{message}; see {error.ctx.command_path if error.ctx else 'openwork'} --help", 2)
+    if status == STOPPED:
+        _end("stopped; the same command goes on where it was", STOPPED)
+    sys.exit(status)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"openwork: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the training and of the first search.")] = 0,
+    out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Directory of the results.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the training and of the first search.")] = 0,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page where there is a browser.")] = True,
     json_file: Json = None,
 ) -> None:
@@ -86,7 +127,7 @@ def corpus(
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
     max_tokens: Annotated[int | None, typer.Option(help="Stop at about this many tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the split and the order.")] = 0,
     json_file: Json = None,
 ) -> None:
     """Build a corpus: text to token shards, with a tokenizer and a manifest."""
@@ -112,10 +153,10 @@ def corpus(
 @app.command()
 def train(
     corpus_path: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory that `openwork corpus` wrote.")],
-    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Model directory to write.")],
     settings: Settings = None,
     config: Config = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu or cuda.")] = None,
     json_file: Json = None,
 ) -> None:
     """Train a model: weight-sparse by default, dense with sparsity.density=1. Stopped, it goes on where it was."""
@@ -125,7 +166,7 @@ def train(
     from openwork.training import TrainConfig, read_metrics
     from openwork.training import train as run
 
-    wanted = read_config(TrainConfig, config, [*(settings or ()), f"device={device}"])
+    wanted = read_config(TrainConfig, config, [*(settings or ()), *([f"device={device}"] if device else ())])
     with training_progress(console) as report:
         run(open_corpus(corpus_path), wanted, out, report)
     numbers = read_metrics(out)[-1]
@@ -138,65 +179,110 @@ def tasks(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Model directory: show its loss on each task.")
     ] = None,
+    file: Annotated[
+        list[str] | None, typer.Option(help="A task of your own, .jsonl or .py, beside the others.", metavar="FILE")
+    ] = None,
+    lint: Annotated[
+        str | None, typer.Option(help="Say what is wrong with FILE for the tokenizer of MODEL.", metavar="FILE")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """List the tasks with an example pair; with a MODEL, its unpruned loss and accuracy on each."""
+    from openwork import tasks as task_list
     from openwork.models import load_model
     from openwork.tasks.survey import list_tasks, try_tasks
 
-    rows = try_tasks(load_model(model)) if model else list_tasks()
-    _print_rows("tasks", rows)
+    if lint is not None:
+        return _lint(lint, model, json_file)
+    names = (*task_list.names(), *(file or ()))
+    rows = try_tasks(load_model(model), names) if model else list_tasks(names)
+    _print_rows("tasks", rows) if model else _print_pairs(rows)
     _write_json(json_file, {"tasks": rows})
+
+
+def _lint(file: str, model: Path | None, json_file: Path | None) -> None:
+    """Print the faults of the task in `file`; one is enough for status 2."""
+    from openwork.models import load_model
+    from openwork.tasks.survey import lint_task
+
+    if model is None:
+        raise UserError(f"--lint {file} needs a MODEL, whose tokenizer decides; give its directory")
+    rows = lint_task(file, load_model(model).tokenizer)
+    _write_json(json_file, {"file": file, "pairs": rows})
+    faulty = [row for row in rows if row["fault"]]
+    if faulty:
+        _print_rows(file, faulty)
+        raise UserError(f"{len(faulty)} of {len(rows)} in {file} have faults; mend them")
+    console.print(f"{file}: no faults in {len(rows)}")
 
 
 @app.command()
 def prune(
     model: ModelPath,
-    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`).")],
-    out: Annotated[Path, typer.Option(help="Circuit file to write.")],
+    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")],
+    out: Annotated[Path, typer.Option(callback=_file_to_write, help="Circuit file to write.")],
     settings: Settings = None,
     config: Config = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first search.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Searches; the best circuit is kept.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the first search.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches; the best circuit is kept.")] = 1,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Losses such as 0.05,0.15,0.3: one circuit for each, and the curve as a PNG beside OUT."),
+    ] = None,
+    with_baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also say what attribution, magnitude and a random order need.")
+    ] = False,
     corpus: Annotated[Path | None, typer.Option(help="Corpus for the mean activations, if the model has none.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Find the circuit by which MODEL performs TASK."""
+    """Find the circuit by which MODEL performs TASK; with --targets, one for each (OUT with the target in its name)."""
     from openwork import tasks as task_list
-    from openwork.config import read_config
+    from openwork.config import numbers_in, read_config
     from openwork.corpus import open_corpus
     from openwork.models import load_model, save_means
     from openwork.progress import pruning_progress
-    from openwork.pruning import PruneConfig
-    from openwork.pruning import prune as run
+    from openwork.pruning import PruneConfig, baselines, draw_curve, prune_to_targets
     from openwork.training import corpus_means
 
     wanted = read_config(PruneConfig, config, settings or ())
+    losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
     if corpus is not None and not loaded.means:
         loaded.means = corpus_means(loaded, open_corpus(corpus))
         save_means(loaded, model)
-    with pruning_progress(console, wanted.steps, seeds) as report:
-        circuit = run(
-            loaded, task_list.get(task, loaded.tokenizer), seed=seed, seeds=seeds, config=wanted, report=report
-        )
-    circuit.save(out)
-    numbers = circuit_numbers(circuit)
-    _print_table(f"circuit {out}", {k: v for k, v in numbers.items() if k != "tried"})
-    _print_rows("searches", numbers["tried"])
-    _write_json(json_file, numbers)
-    if not circuit.reached:
-        console.print(
-            f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
-        )
+    posed = task_list.get(task, loaded.tokenizer)
+    with pruning_progress(console) as report:
+        circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
+        compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
+    numbers = []
+    for circuit in circuits:
+        path = out if targets is None else out.with_name(f"{out.stem}-{circuit.target:g}{out.suffix}")
+        circuit.save(path)
+        numbers.append(circuit_numbers(circuit))
+        _print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
+        _print_rows("searches", numbers[-1]["tried"])
+        if not circuit.reached:
+            console.print(
+                f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+            )
+    if targets is not None:
+        draw_curve(circuits, out.with_suffix(".png"))
+        console.print(f"curve: {out.with_suffix('.png').resolve()}")
+    if compared:
+        _print_rows(f"without a search, at loss {wanted.target:g}", compared)
+    told = numbers[0] if targets is None else {"circuits": numbers}
+    _write_json(json_file, {**told, "baselines": compared} if compared else told)
 
 
 @app.command()
 def verify(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
-    out: Annotated[Path | None, typer.Option(help="Write the card to this JSON file.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random circuits.")] = 0,
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(callback=_file_to_write, help="Write the card to this JSON file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random circuits.")] = 0,
     json_file: Json = None,
 ) -> None:
     """Test whether a circuit is what the model really does, beside controls that could say no."""
@@ -210,7 +296,10 @@ def verify(
     circuit = load_circuit(circuit_path, loaded)
     with console.status("checking") as status:
         card = run(
-            circuit, task_list.get(circuit.task, loaded.tokenizer), seed=seed, report=lambda name: status.update(name)
+            circuit,
+            task_list.get(task or circuit.task, loaded.tokenizer),
+            seed=seed,
+            report=lambda name: status.update(name),
         )
     _print_rows(f"card of {circuit.task}", card_rows(card))
     if out is not None:
@@ -224,8 +313,14 @@ def view(
     model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
     card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("page.html"),
-    svg: Annotated[Path | None, typer.Option(help="Save the drawing as this SVG (needs Chromium or Chrome).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
+    out: Annotated[Path, typer.Option(callback=_file_to_write, help="HTML file to write.")] = Path("page.html"),
+    svg: Annotated[
+        Path | None,
+        typer.Option(callback=_file_to_write, help="Save the drawing as this SVG (needs Chromium or Chrome)."),
+    ] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
     from openwork import tasks as task_list
@@ -235,8 +330,8 @@ def view(
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    task = task_list.get(circuit.task, loaded.tokenizer)
-    write_page(out, circuit, task, load_card(card) if card else None, loaded, open_corpus(corpus))
+    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
     console.print(f"page: {out.resolve()}", soft_wrap=True)
     if svg is not None:
         picture(out, svg)
@@ -245,12 +340,12 @@ def view(
 
 @bench.command("train")
 def bench_train(
-    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 2,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 128,
     density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/32",
-    context: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
-    rounds: Annotated[int, typer.Option(help="Timed steps of each way.")] = 7,
+    context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
     json_file: Json = None,
 ) -> None:
     """Training steps per way to take them, beside the naive method and the matrix products alone."""
@@ -310,10 +405,22 @@ def _print_table(title: str, numbers: dict[str, Any]) -> None:
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=title)
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     console.print(table)
+
+
+def _print_pairs(rows: list[dict[str, Any]]) -> None:
+    """Each task with its example, the members beside each other."""
+    for row in rows:
+        console.print(f"[bold]{escape(row['task'])}[/]: {escape(row['asks to'])}", highlight=False)
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(ratio=1)
+        table.add_column(ratio=1)
+        table.add_row(*(escape(row[member]) for member in ("member A", "member B")))
+        console.print(table)
+        console.print()
 
 
 def _text(value: Any) -> str:

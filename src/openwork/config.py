@@ -60,14 +60,22 @@ def number(text: str, name: str) -> float:
     return _convert(float, text, name)
 
 
+def numbers_in(text: str, name: str) -> list[float]:
+    """The numbers that `text` lists with commas between them; a `UserError` names the setting `name`."""
+    return [number(part.strip(), name) for part in text.split(",")]
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the config {path} is not valid {path.suffix[1:] or 'TOML'}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'the config {path} holds no JSON object; write it as {{"key": value}}')
+    return content
 
 
 def _put(content: dict[str, Any], key: str, value: str) -> None:
@@ -96,6 +104,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return value
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, Sequence):
+            raise UserError(f"{name} is {value!r}; it must be a list, or values with commas between them")
         return tuple(_convert(arguments[0], item, name) for item in items)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):

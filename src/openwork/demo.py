@@ -97,7 +97,7 @@ def _circuit(model: Transformer, task: tasks.Task, seed: int, path: Path, consol
         circuit = load_circuit(path, model)
         circuit.loss(task)
         return circuit
-    with pruning_progress(console, PRUNE.steps, SEEDS) as report:
+    with pruning_progress(console) as report:
         circuit = prune(model, task, seed=seed, seeds=SEEDS, config=PRUNE, report=report)
     circuit.save(path)
     return circuit

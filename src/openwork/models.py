@@ -21,7 +21,7 @@ from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_ten
 from openwork.config import from_dict
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, node_sites
+from openwork.model import ModelConfig, Transformer, check_memory, node_sites
 
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
@@ -54,11 +54,13 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
     content = read_json(path / "config.json", "model config")
-    if content.get("kind") != "model" or content.get("format_version", 0) > FORMAT_VERSION:
+    if content.get("kind") != "model" or content.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
-    model = Transformer(from_dict(ModelConfig, content["model"], "model."))
+    config = _config_of(content, path / "config.json")
+    check_memory(config, copies=1)
+    model = Transformer(config)
     packed, header = load_tensors(path / "weights.safetensors", "weights")
-    _set_weights(model, unpack(packed, header["shapes"]), path)
+    _set_weights(model, packed, header.get("shapes"), path)
     if (path / "tokenizer.json").is_file():
         model.tokenizer = Tokenizer.load(path / "tokenizer.json")
         if model.tokenizer.d_vocab > model.config.d_vocab:
@@ -74,6 +76,14 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     if (path / "means.safetensors").is_file():
         model.means = load_means(model, path)
     return model.eval().to(device)
+
+
+def _config_of(content: dict[str, Any], path: Path) -> ModelConfig:
+    """The wiring in the `content` of the file `path`, which anyone may have written."""
+    try:
+        return from_dict(ModelConfig, content["model"], "model.")
+    except (UserError, KeyError, AttributeError) as error:
+        raise UserError(f"the model config {path} is damaged ({error}); restore it") from error
 
 
 def save_means(model: Transformer, path: str | Path) -> None:
@@ -117,11 +127,16 @@ def _is_tied_copy(model: Transformer, name: str) -> bool:
     return model.config.tied and name == "unembed.weight"
 
 
-def _set_weights(model: Transformer, weights: dict[str, Tensor], path: Path) -> None:
-    if model.config.tied:
-        weights["unembed.weight"] = weights["embed.weight"]
+def _set_weights(model: Transformer, packed: dict[str, Tensor], shapes: Any, path: Path) -> None:
+    """Unpack the weights into `model`; nothing is made that has not the size of one of its own tensors."""
     try:
+        for name, shape in shapes.items():
+            if shape != list(model.state_dict()[name].shape):
+                raise ValueError(f"{name} has the shape {shape}")
+        weights = unpack(packed, shapes)
+        if model.config.tied:
+            weights["unembed.weight"] = weights["embed.weight"]
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the weights in {path} do not fit its config.json: {reason}; restore the files") from error

@@ -77,15 +77,16 @@ def training_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], N
 
 
 @contextmanager
-def pruning_progress(console: Console, n_steps: int, seeds: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Progress of `openwork.pruning.prune` over `seeds` searches of `n_steps` steps: loss and size."""
-    bar, order = Bar(console, "prune"), {}
+def pruning_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Progress of `openwork.pruning.prune`: the phase, its step where their number is known, loss and size."""
+    bar, count = Bar(console, "prune"), 0
 
     def report(line: dict[str, Any]) -> None:
-        which = order.setdefault(line["seed"], len(order))
-        step = line.get("step", n_steps)
-        numbers = f"{line['phase']}, seed {line['seed']}: loss {line['loss']:.3f}  nodes {line['nodes']:,}"
-        bar.show(which * n_steps + step, seeds * n_steps, numbers)
+        nonlocal count
+        count += 1
+        trials = f", {line['trials']} trials" if "trials" in line else ""
+        numbers = f"{line['phase']}{trials}: loss {line['loss']:.3f}  size {line['size']:,}"
+        bar.show(line.get("step", count), line.get("n_steps"), numbers)
 
     with bar.live:
         yield report

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 import torch
 
 from openwork.corpus import Corpus, Tokenizer, build_corpus, open_corpus
-from openwork.corpus import shards as shards_module
+from openwork.corpus.shards import ShardWriter
 from openwork.errors import UserError
+
+build_module = importlib.import_module("openwork.corpus.build")
 
 
 @pytest.fixture
@@ -22,6 +26,8 @@ def source(tmp_path: Path) -> Path:
         (directory / f"f{i:02d}.py").write_text(f"value_{i} = {i}\nprint('{i}')\n")
     (directory / "again.py").write_text("value_3 = 3\nprint('3')\n")
     (directory / "empty.py").write_text("\n")
+    (directory / "binary.py").write_bytes(b"a\0b")
+    (directory / "latin.py").write_bytes("é = 1".encode("latin-1"))
     return directory
 
 
@@ -47,10 +53,11 @@ def documents(corpus: Corpus, split: str) -> list[str]:
 def test_every_document_is_in_one_split_once(source, tmp_path):
     corpus = build(source, tmp_path / "c")
     train, validation = documents(corpus, "train"), documents(corpus, "validation")
-    assert sorted(train + validation) == sorted({p.read_text() for p in source.glob("*.py")} - {"\n"})
+    assert sorted(train + validation) == sorted({p.read_text() for p in source.glob("f*.py")})
     assert train and validation
     m = corpus.manifest
-    assert (m.duplicates, m.skipped, m.skipped_names) == (1, 1, ("empty.py: empty",))
+    assert (m.duplicates, m.empty, m.skipped) == (1, 1, 2)
+    assert sorted(note.split(":")[0] for note in m.skipped_names) == ["binary.py", "latin.py"]
     assert (m.train.documents, m.validation.documents) == (len(train), len(validation))
     assert m.train.tokens == len(corpus.train)
     assert m.train.bytes == sum(len(text.encode()) for text in train)
@@ -64,17 +71,52 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_another_split(so
     assert documents(build(source, tmp_path / "c", seed=1), "train") != documents(a, "train")
 
 
+def test_a_document_stays_on_its_side_when_others_come(source, tmp_path):
+    """The split is drawn from each text alone, so only as many cross over as the share of validation moves."""
+    before = set(documents(build(source, tmp_path / "a"), "validation"))
+    for i in range(30, 60):
+        (source / f"f{i}.py").write_text(f"value_{i} = {i}\nprint('{i}')\n")
+    corpus = build(source, tmp_path / "b")
+    assert before == {text for text in documents(corpus, "validation") if int(text.split("_")[1].split()[0]) < 30}
+
+
+def test_the_tokenizer_never_sees_validation_text(source, tmp_path, monkeypatch):
+    seen: list[str] = []
+    learn = Tokenizer.train
+    monkeypatch.setattr(Tokenizer, "train", lambda texts, d_vocab: learn(seen.extend(texts) or list(seen), d_vocab))
+    corpus = build(source, tmp_path / "c")
+    assert sorted(seen) == sorted(documents(corpus, "train"))
+
+
 def test_a_corpus_that_is_there_is_opened_and_another_request_refused(source, tmp_path):
     build(source, tmp_path / "c")
     before = (tmp_path / "c" / "manifest.json").stat().st_mtime_ns
     build(source, tmp_path / "c")
     assert (tmp_path / "c" / "manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="with seed 0, not 5"):
+    with pytest.raises(UserError, match="with seed 0, not 5; choose another place"):
         build(source, tmp_path / "c", seed=5)
+    Tokenizer.train(["abc " * 50], 258).save(tmp_path / "t.json")
+    with pytest.raises(UserError, match="with d_vocab 270, not 25"):
+        build(source, tmp_path / "c", tokenizer=tmp_path / "t.json")
+
+
+def test_overwrite_reads_the_text_again(source, tmp_path):
+    build(source, tmp_path / "c")
+    (source / "f00.py").write_text("changed = True\n")
+    assert "changed = True\n" not in "".join(documents(build(source, tmp_path / "c"), "train"))
+    corpus = build(source, tmp_path / "c", overwrite=True)
+    assert "changed = True\n" in documents(corpus, "train") + documents(corpus, "validation")
+
+
+def test_other_files_are_never_replaced(source, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="holds other files"):
-        build(source, tmp_path / "other")
+    (tmp_path / "file").write_text("x")
+    for name in ("other", "file"):
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="is there and is no corpus; choose another directory"):
+                build(source, tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "other" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
 
 
 def test_a_given_tokenizer_is_used(source, tmp_path):
@@ -87,23 +129,26 @@ def test_a_given_tokenizer_is_used(source, tmp_path):
 def test_a_mixture_keeps_its_shares(source, tmp_path):
     corpus = build(f"{source}:0.25,idioms:0.75", tmp_path / "c")
     texts = documents(corpus, "train") + documents(corpus, "validation")
-    own = sum(len(text) for text in texts if text.startswith("value_"))
-    assert own / sum(map(len, texts)) == pytest.approx(0.25, abs=0.1)
+    own = sum(len(corpus.tokenizer.encode(text)) + 1 for text in texts if text.startswith("value_"))
+    assert own / (len(corpus.train) + len(corpus.validation)) == pytest.approx(0.25, abs=0.03)
+    assert {part.source: part.tokens for part in corpus.manifest.parts}[str(source)] == own
+    assert sum(text.startswith("value_") for text in texts) == 30  # as long as the shorter part allows
 
 
 def test_an_endless_source_needs_an_end(tmp_path):
-    with pytest.raises(UserError, match="has no end; give --max-tokens"):
+    with pytest.raises(UserError, match="has no end; give max_tokens"):
         build("idioms", tmp_path / "c")
     corpus = build("idioms", tmp_path / "c", max_tokens=20_000)
-    assert 20_000 <= len(corpus.train) + len(corpus.validation) < 200_000
+    assert 20_000 <= len(corpus.train) + len(corpus.validation) < 22_000
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda p: None, "no corpus source"),
-        (lambda p: p.mkdir(), "has no text to train on; check path"),
-        (lambda p: (p.mkdir(), (p / "x.py").write_bytes(b"\0")), r"\(1 passed over, the first is x.py: binary\)"),
+        (lambda p: p.mkdir(), "has no text; check the path and the extension"),
+        (lambda p: (p.mkdir(), (p / "x.py").write_text(" \n")), r"has no text \(1 empty\); check"),
+        (lambda p: (p.mkdir(), (p / "x.py").write_bytes(b"\0")), r"\(1 passed over, first x.py: not text: binary"),
     ],
 )
 def test_an_empty_or_missing_source_is_one_clear_line_and_leaves_nothing(tmp_path, make, says):
@@ -114,13 +159,53 @@ def test_an_empty_or_missing_source_is_one_clear_line_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "options", [{"validation_fraction": 0}, {"validation_fraction": 1}, {"d_vocab": 10}, {"max_tokens": 0}]
+    ("options", "says"),
+    [
+        ({"validation_fraction": -0.1}, "validation_fraction is -0.1; it must be"),
+        ({"validation_fraction": 1}, "validation_fraction is 1; it must be"),
+        ({"validation_fraction": float("nan")}, "validation_fraction is nan; it must be"),
+        ({"d_vocab": 10}, "d_vocab is 10; a byte-level vocabulary needs at least 257"),
+        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
+        ({"tokenizer": "nowhere.json"}, "cannot read the tokenizer nowhere.json"),
+    ],
 )
-def test_settings_without_sense_are_refused(source, tmp_path, options):
-    with pytest.raises(UserError):
+def test_settings_without_sense_are_refused(source, tmp_path, options, says):
+    with pytest.raises(UserError, match=says):
         build(source, tmp_path / "c", **options)
-    with pytest.raises(UserError, match="weights must be greater than 0"):
-        build(f"{source}:0,idioms:1", tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "says"),
+    [
+        ("{}:0,idioms:1", "has the weight 0; weights are numbers greater than 0"),
+        ("{}:1e999,idioms:1", "weights are numbers greater than 0"),
+        ("{}:0.5,idioms", "with and without a weight"),
+        ("{}:0.5,{}:0.5", "names one of its parts twice"),
+        ("{},idioms", "has a part without end; give each a weight"),
+        ("{}:1,nowhere:1", "no corpus source 'nowhere'"),
+    ],
+)
+def test_mixtures_without_sense_are_refused(source, tmp_path, mixture, says):
+    with pytest.raises(UserError, match=says):
+        build(mixture.format(source, source), tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_no_validation_can_be_asked_for(source, tmp_path):
+    corpus = build(source, tmp_path / "c", validation_fraction=0)
+    assert len(corpus.validation) == 0 and len(documents(corpus, "train")) == 30
+    with pytest.raises(UserError, match="longer than the 0 validation tokens"):
+        corpus.batch("validation", 0, 1, 4, 0)
+
+
+def test_a_text_may_hold_the_end_of_text_mark_and_any_character(tmp_path):
+    (tmp_path / "s").mkdir()
+    texts = ["a <|endoftext|> b\n", "ünï\u2028\U0001f600 \x07\n", "x"]
+    for i, text in enumerate(texts):
+        (tmp_path / "s" / f"{i}.py").write_text(text, encoding="utf-8", newline="")
+    corpus = build(tmp_path / "s", tmp_path / "c")
+    assert sorted(documents(corpus, "train") + documents(corpus, "validation")) == sorted(texts)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, monkeypatch):
@@ -139,6 +224,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, monkeypatc
         ),
         (lambda p: (p / "train-00000.bin").unlink(), "is missing"),
         (lambda p: _flip(p / "validation-00000.bin"), "was altered"),
+        (lambda p: _flip(p / "manifest.json"), "manifest.* was altered|is damaged"),
+        (lambda p: (p / "tokenizer.json").unlink(), "cannot read the tokenizer"),
         (lambda p: (p / "manifest.json").unlink(), "is no corpus"),
         (lambda p: (p / "manifest.json").write_text("{"), "is damaged"),
         (lambda p: (p / "manifest.json").write_text(json.dumps({"kind": "corpus"})), "lacks something"),
@@ -173,9 +260,15 @@ def test_a_batch_is_a_function_of_its_arguments(source, tmp_path):
         corpus.batch("train", 0, 1, len(corpus.train), 0)
 
 
+def test_seeds_below_zero_and_huge_ones_draw_as_well(source, tmp_path):
+    corpus = build(source, tmp_path / "c", seed=-1)
+    draws = [tuple(corpus.batch("train", 0, 2, 7, seed).flatten().tolist()) for seed in (-1, 0, 2**63 + 5)]
+    assert len(set(draws)) == 3
+
+
 def test_windows_reach_across_shards(source, tmp_path, monkeypatch):
     whole = build(source, tmp_path / "a")
-    monkeypatch.setattr(shards_module, "SHARD_TOKENS", 40)
+    monkeypatch.setattr(build_module, "ShardWriter", partial(ShardWriter, shard_tokens=40))
     parts = build(source, tmp_path / "b")
     assert len(parts.manifest.train.shards) > 3
     expected = whole.train.window(0, len(whole.train))

@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 
 from openwork.corpus.idioms import documents
+from openwork.corpus.idioms.words import READ_FROM, WRITE_TO
 
 N = 800
 
@@ -77,9 +78,64 @@ def test_what_the_tasks_ask_for_is_there(programs: list[str]) -> None:
         r"elif ",
         r"except ",
         r"@dataclass",
+        r"def \w+\([^)\n]*=\w+, \w+=",
+        r"    current = (set|str)\(\)\n",
+        r"with \w+\([^'\"\n]*\) as ",
+        r"return \w+\(.*\)\n",
+        r"    yield \w+\(",
+        r"= \{\w+: .*, \w+: ",
+        r"= \[\w+, ",
+        r"while [a-z]\w*:\n",
+        r"for \w+ in \w+:\n",
+        r"elif \w+:\n",
+        r" if \w+ else \w+\n",
+        r" f['\"]",
+        r" b['\"]",
+        r" r['\"]",
+        r"(\w+), (\w+) = \2, \1\n",
+        r"\n {12}\w",
+        r"lambda \w+: ",
+        r" not \w+\(",
+        r"if \w+\[\w+\] == ",
+        r"\n *\w+\[\w+\] = ",
+        r"for \w+, \w+ in enumerate\(",
+        r"for \w+ in range\(",
+        r"\n *(\w+) = .*\n *if \1\b",
     )
     rare = [pattern for pattern in patterns if len(re.findall(pattern, text)) < N / 50]
     assert not rare
+
+
+def test_a_files_name_tells_whether_it_is_read_or_written(programs: list[str]) -> None:
+    modes = {"r": set(), "w": set()}
+    for name, mode in re.findall(r"open\(['\"](?:\w+/)?(\w+)\.\w+['\"], ['\"](\w)['\"]\)", "".join(programs)):
+        modes[mode].add(name)
+    assert {*READ_FROM} <= modes["r"] - modes["w"]
+    assert {*WRITE_TO} <= modes["w"] - modes["r"]
+    assert modes["r"] & modes["w"], "other files are either"
+
+
+def test_after_an_argument_with_a_default_all_have_one(programs: list[str]) -> None:
+    ends = re.findall(r"def \w+\(.*?(\w+(?:=[^,)]*)?), (\w+(?:=[^,)]*\)?)?)\):", "".join(programs))
+    assert all("=" in last for before, last in ends if "=" in before)
+    first = [("=" in last) for before, last in ends if "=" not in before]
+    assert sum(first) < len(first) / 5, "without a default before, the arguments mostly end"
+
+
+def test_only_f_strings_hold_values(programs: list[str]) -> None:
+    texts = re.findall(r"\b([fbr])(['\"])([^'\"\n]*)\2", "".join(programs))
+    assert all(("{" in text) == (letter == "f") for letter, _, text in texts)
+    assert len({letter for letter, _, _ in texts}) == 3
+
+
+def test_what_is_tested_was_mostly_just_assigned(programs: list[str]) -> None:
+    pairs = re.findall(r"\n *(\w+) = .*\n *if (?:not )?(\w+)", "".join(programs))
+    assert sum(one == two for one, two in pairs) > len(pairs) / 3
+
+
+def test_functions_and_variables_share_their_names(programs: list[str]) -> None:
+    text = "".join(programs)
+    assert len({*re.findall(r"lambda (\w+):", text)} & {*re.findall(r"def (\w+)\(", text)}) > 20
 
 
 def test_a_name_does_not_tell_a_set_from_a_string(programs: list[str]) -> None:

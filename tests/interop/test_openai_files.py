@@ -105,13 +105,14 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
 
 
 CONFIG = {"rms_norm": True, "sink": True, "tied_unembed": False, "afrac": 0.5, "block_size": 16, "vocab_size": 20}
+PLAIN = {**CONFIG, "sink": False, "afrac": None}
 PAIRS = PruneConfig(validation_pairs=8, fixed_pairs=8)
 
 
-@pytest.fixture
-def released(tmp_path):
+@pytest.fixture(params=[CONFIG, PLAIN], ids=["sparse", "plain"])
+def released(tmp_path, request):
     """A released model with means, and a circuit file's content."""
-    write(tmp_path / "model", CONFIG)
+    write(tmp_path / "model", request.param)
     model = openai.load(tmp_path / "model")
     model.means = mean_activations(model, [torch.randint(0, 20, (16, 16), generator=torch.Generator().manual_seed(1))])
     draw = torch.Generator().manual_seed(2)
@@ -142,7 +143,11 @@ def test_a_released_circuit_runs_and_states_its_loss(released, tmp_path, source)
 
     tokens = PlantedTask().pairs("validation", 8).flat
     expected = model.run(tokens, edit={site: ablate(site) for site in means})[0]
-    torch.testing.assert_close(circuit(tokens), expected)
+    torch.testing.assert_close(model.run(tokens, edit=circuit.edits())[0], expected)
+    stated = PlantedTask().pairs("validation", 8).loss(expected)
+    assert circuit.losses["nodes_ablated"] == pytest.approx(float(stated), abs=1e-6)
+    if not model.config.sink:
+        torch.testing.assert_close(circuit(tokens), expected)
     assert len(circuit.nodes) == sum(map(len, kept.values())) and "1.attn.v.head" in " ".join(circuit.nodes)
     assert circuit.edges == edges_between(model, kept)
     circuit.save(tmp_path / "one.circuit")

@@ -1,16 +1,19 @@
-"""Pruning recovers a planted circuit exactly: precision and recall 1, of nodes and of edges."""
+"""Pruning recovers planted circuits: precision and recall of edges 1 without decoys and copies, at least 0.9 with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_model
+from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_edges, planted_model
 
-from openwork.artifacts import load_circuit
+from openwork.artifacts import load_circuit, load_tensors
 from openwork.errors import UserError
-from openwork.pruning import PruneConfig, count_possible_edges, prune
+from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets
+from openwork.pruning.calibration import calibrated_losses
 
-QUICK = PruneConfig(steps=150, pairs=32, fixed_pairs=64, validation_pairs=64)
+QUICK = PruneConfig(steps=60, k_coefs=(1e-3, 1e-2), pairs=16, fixed_pairs=64, validation_pairs=64)
 
 
 @pytest.fixture(scope="module")
@@ -18,39 +21,82 @@ def model():
     return planted_model()
 
 
-def test_the_planted_model_does_its_task(model):
-    pairs = PlantedTask().pairs("held_out", 64)
-    with torch.no_grad():
-        assert float(pairs.loss(model(pairs.flat))) < 0.1
-    assert count_possible_edges(model) == 3 + 4 * 4 + 16
+def found_edges(circuit):
+    return {(edge.source, edge.target) for edge in circuit.edges}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_planted_circuit_is_found_exactly(model, seed):
-    circuit = prune(model, PlantedTask(), seed=seed, config=QUICK)
+@pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
+def test_the_planted_models_do_their_task(kind):
+    for copies in (1, 2):
+        model, pairs = planted_model(kind, copies=copies), PlantedTask(kind).pairs("held_out", 64)
+        with torch.no_grad():
+            assert float(calibrated_losses(pairs.differences(model(pairs.flat)))) < 0.1
+
+
+def test_the_planted_circuit_lies_among_many_more_weights(model):
+    assert count_possible_edges(model) > 10 * len(EDGES)
+
+
+@pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
+def test_without_decoys_every_edge_is_found_and_no_other(kind):
+    circuit = prune(planted_model(kind, decoys=False), PlantedTask(kind), config=QUICK)
     assert circuit.reached
-    assert set(circuit.nodes) == NODES
-    assert {(edge.source, edge.target) for edge in circuit.edges} == EDGES
+    assert found_edges(circuit) == planted_edges(kind)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
+def test_among_decoys_and_copies_one_whole_copy_is_found(kind, copies, seed):
+    circuit = prune(planted_model(kind, copies=copies), PlantedTask(kind), seed=seed, config=QUICK)
+    found, planted = found_edges(circuit), [planted_edges(kind, copy) for copy in range(copies)]
+    assert circuit.reached
+    assert len(found & set.union(*planted)) / len(found) >= 0.9
+    assert max(len(found & one) / len(one) for one in planted) >= 0.9
+
+
+def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
+    circuit = prune(model, PlantedTask(), config=QUICK)
+    ends = {name for edge in circuit.edges for name in edge[:2]}
+    assert set(circuit.nodes) == NODES == ends | {"0.attn.q.head0.ch0"}
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
 
 
-def test_zero_ablation_finds_it_too(model):
-    circuit = prune(
-        model, PlantedTask(), config=PruneConfig(ablation="zero", steps=150, fixed_pairs=64, validation_pairs=64)
-    )
-    assert set(circuit.nodes) == NODES
+def test_no_edge_and_no_node_can_go(model):
+    """Local minimality, judged by running the circuit itself without each edge and without each node."""
+    task = PlantedTask()
+    circuit = prune(model, task, config=QUICK)
+    pairs = task.pairs("train", QUICK.fixed_pairs, seed=4_000_000)
+
+    def loss_with(edges):
+        with torch.no_grad():
+            return float(calibrated_losses(pairs.differences(replace(circuit, edges=edges)(pairs.flat))))
+
+    assert loss_with(circuit.edges) <= circuit.target
+    for edge in circuit.edges:
+        assert loss_with(tuple(other for other in circuit.edges if other != edge)) > circuit.target
+    for node in {name for edge in circuit.edges for name in edge[:2]}:
+        assert loss_with(tuple(edge for edge in circuit.edges if node not in edge[:2])) > circuit.target
+
+
+@pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
+def test_zero_ablation_finds_it_too(kind):
+    circuit = prune(planted_model(kind), PlantedTask(kind), config=replace(QUICK, ablation="zero"))
+    assert circuit.reached and found_edges(circuit) == planted_edges(kind)
 
 
 def test_the_best_of_several_seeds_is_kept_and_the_others_are_told(model):
     circuit = prune(model, PlantedTask(), seed=4, seeds=2, config=QUICK)
     assert [line["seed"] for line in circuit.tried] == [4, 5]
-    assert all(line["nodes"] >= len(circuit.nodes) for line in circuit.tried if line["reached"])
+    assert all(line["edges"] >= len(circuit.edges) for line in circuit.tried if line["reached"])
 
 
 def test_the_same_seed_gives_the_same_circuit(model, tmp_path):
     for name in "ab":
         prune(model, PlantedTask(), seed=1, config=QUICK).save(tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    (tensors_a, header_a), (tensors_b, header_b) = (load_tensors(tmp_path / name, "circuit") for name in "ab")
+    assert header_a == header_b and tensors_a.keys() == tensors_b.keys()
+    assert all(torch.equal(tensors_a[name], tensors_b[name]) for name in tensors_a)
 
 
 def test_a_circuit_comes_back_and_states_its_loss_again(model, tmp_path):
@@ -77,17 +123,31 @@ def test_another_model_or_task_is_refused_and_both_are_named(model, tmp_path):
         load_circuit(tmp_path / "c", model).loss(Other())
 
 
-def test_a_task_that_the_model_cannot_do_is_not_passed_off_as_a_circuit(model):
-    broken = planted_model()
+def test_a_task_that_the_model_cannot_do_is_not_passed_off_as_a_circuit():
+    broken = planted_model(decoys=False)
     with torch.no_grad():
-        broken.blocks[0].attn.out.weight[2, 0] = 0
+        broken.blocks[0].attn.out.weight.zero_()
     circuit = prune(broken, PlantedTask(), config=QUICK)
     assert not circuit.reached
     assert circuit.losses["circuit"] > 0.6
 
 
-def test_mean_ablation_without_means_says_what_to_do(model):
+def test_mean_ablation_without_means_says_what_to_do():
     bare = planted_model()
     bare.means = {}
     with pytest.raises(UserError, match="no mean activations .* --corpus"):
         prune(bare, PlantedTask(), config=QUICK)
+
+
+def test_a_looser_target_never_needs_more(model):
+    circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1], config=QUICK)
+    assert [circuit.target for circuit in circuits] == [0.1, 0.3]
+    assert len(circuits[0].edges) >= len(circuits[1].edges)
+
+
+def test_baselines_need_more_than_the_search(model):
+    rows = {row["method"]: row for row in baselines(model, PlantedTask(), config=QUICK)}
+    assert set(rows) == {"attribution", "magnitude", "random"}
+    circuit = prune(model, PlantedTask(), config=QUICK)
+    assert all(row["reached"] and row["loss"] <= QUICK.target for row in rows.values())
+    assert rows["random"]["edges"] > len(circuit.edges) <= rows["attribution"]["edges"]

@@ -11,11 +11,15 @@ import pytest
 from openwork import tasks
 from openwork.corpus import Tokenizer
 from openwork.corpus.idioms import documents
+from openwork.corpus.idioms.words import NOUNS, VERBS
 from openwork.errors import UserError
 from openwork.tasks import SPLITS, Form, Split, Task
+from openwork.tasks.sources import Templates
 from openwork.tasks.templates import draw, words_of
 
-FORMS = [(name, form) for name in tasks.names() for form in tasks._TASKS[name][1]]
+FORMS = [(name, form) for name in tasks.names() for form in tasks.forms_of(name)[1]]
+MOST_DIFFERENCES = {"else_elif": 3, "enumerate_range": 8, "if_ternary": 3, "var_swap": 3}
+"""Tokens in which the members of a pair may differ, where two are not enough to have prompts of equal lengths."""
 FIXED = {*keyword.kwlist, "print", "self", "__init__", "super", "range", "set", "str"}
 
 
@@ -26,12 +30,33 @@ def task(request: pytest.FixtureRequest, idioms_tokenizer: Tokenizer) -> Task:
 
 def test_names_are_those_of_the_paper() -> None:
     assert tasks.names() == (
+        "bracket_brace",
         "bracket_counting",
         "class_init",
+        "else_elif",
+        "enumerate_range",
+        "final_kwarg",
+        "for_while",
+        "fstring_brace",
+        "if_equals",
+        "if_ternary",
+        "indent_for",
+        "lambda_func",
         "set_or_string",
+        "set_or_string_fixedvarname",
         "single_double_quote",
+        "var_if",
+        "var_swap",
         "while_return_true",
+        "with_as",
+        "with_open",
     )
+
+
+def test_a_corpus_of_idioms_gives_a_tokenizer_for_every_template(task: Task) -> None:
+    assert not task.left_out
+    assert isinstance(task.source, Templates)
+    assert task.source.form.answers == tasks.forms_of(task.name)[1][0].answers
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
@@ -63,7 +88,8 @@ def test_pairs_are_what_they_say(task: Task, split: Split) -> None:
             assert right != wrong
         assert pairs.tokens[i, 0, last] == pairs.tokens[i, 1, last], "the last token gives the answer away"
         assert pairs.right[i].tolist() == pairs.wrong[i].flip(0).tolist()
-        assert 1 <= int((pairs.tokens[i, 0] != pairs.tokens[i, 1]).sum()) <= 2, prompts
+        differences = int((pairs.tokens[i, 0] != pairs.tokens[i, 1]).sum())
+        assert 1 <= differences <= MOST_DIFFERENCES.get(task.name, 2), prompts
 
 
 def test_the_seed_decides_and_no_pair_comes_twice(task: Task) -> None:
@@ -83,7 +109,8 @@ def test_splits_share_no_prompt(task: Task) -> None:
     assert not train & validation
     assert not train & held_out
     assert not validation & held_out
-    assert not set(task.form.templates) & set(task.form.held_out)
+    for form in tasks.forms_of(task.name)[1]:
+        assert not set(form.templates) & set(form.held_out)
 
 
 def test_train_and_validation_share_no_word() -> None:
@@ -96,35 +123,40 @@ def test_train_and_validation_share_no_word() -> None:
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_a_template_has_words_that_tell_train_from_validation(name: str) -> None:
-    for form in tasks._TASKS[name][1]:
+    for form in tasks.forms_of(name)[1]:
         for template in form.templates:
-            assert re.search(r"\$(name|arg|verb|func|noun|text|title)", template), template
+            assert re.search(r"\$(name|arg|verb|func|noun|text|title)", template[: template.index("<?>")]), template
 
 
 def _shape(code: str) -> str:
-    """The code with w for words and numbers, one for a row of them, § for strings, and no indentation."""
-    code = re.sub(r"""(['"])[^'"\n]*\1""", "§", code)
+    """The code with w for words and numbers, one for a row of them, § for strings, and no indentation.
+
+    A string that is open at the end counts as a whole one: so less is told apart.
+    """
+    code = re.sub(r"""(['"])[^'"\n]*\1|['"][^'"\n]*$""", "§", code)
     code = re.sub(r"[A-Za-z_]\w*|\d+", lambda match: match[0] if match[0] in FIXED else "w", code)
     code = re.sub(r"\[w(, w)+", "[w", code)
     code = re.sub(r"\], w(, w)+", "], w", code)
+    code = re.sub(r"\((self, )?w(, w)+", r"(\1w", code)
     return re.sub(r"\n *", "\n", "\n" + code)
 
 
 @pytest.fixture(scope="module")
 def idiom_shapes() -> str:
-    return _shape("".join(islice(documents(7), 1500)))
+    return _shape("".join(islice(documents(7), 12000)))
 
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_idioms_have_none_of_the_held_out_shapes(name: str, idiom_shapes: str) -> None:
-    form = tasks._TASKS[name][1][0]
+    form = tasks.forms_of(name)[1][0]
     random = Random(0)
 
     def found(template: str) -> bool:
         pair = draw(template, form.answers, words_of("held_out"), random, before=("",))
         return any(_shape(pair.prompts[member] + pair.answers[member]) in idiom_shapes for member in (0, 1))
 
-    assert any(found(template) for template in form.templates), "the comparison finds nothing at all"
+    known = [template for template in form.templates if any(found(template) for _ in range(4))]
+    assert known, "the comparison finds nothing at all"
     assert not [template for template in form.held_out if any(found(template) for _ in range(4))]
 
 
@@ -145,6 +177,20 @@ def test_an_example_needs_no_tokenizer(name: str) -> None:
     assert tasks.describe(name)
 
 
+def test_any_tokenizer_of_2048_has_the_answers_as_tokens() -> None:
+    random = Random(0)
+    prose = [" ".join(random.choices([*NOUNS, *VERBS], k=1000)) for _ in range(60)]
+    tokenizer = Tokenizer.train(prose, 2048)
+    answers = {answer for name in tasks.names() for answer in tasks.forms_of(name)[1][0].answers if "$" not in answer}
+    assert not [answer for answer in answers if len(tokenizer.encode(answer)) > 1]
+    assert len(answers) > 20
+
+
+@pytest.mark.parametrize("name", ["bracket_brace", "with_open"])
+def test_a_choice_between_bytes_suits_any_tokenizer(name: str, poor_tokenizer: Tokenizer) -> None:
+    assert len(tasks.get(name, poor_tokenizer).pairs("validation", 64)) == 64
+
+
 def test_a_tokenizer_without_double_brackets_counts_them_in_calls() -> None:
     code = "x = f([1, [2, 3], 4])\ny = [5, 6]\nprint([[a, b], c])\nz = [7, [8], 9]\n"
     tokenizer = Tokenizer.train([code * 40], 300)
@@ -153,9 +199,9 @@ def test_a_tokenizer_without_double_brackets_counts_them_in_calls() -> None:
     assert tokenizer.tokens(pairs.right[0].tolist()) == ["])", "]"]
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", sorted({*tasks.names()} - {"bracket_brace", "with_open"}))
 def test_an_unfit_tokenizer_is_refused_with_the_reason(name: str, poor_tokenizer: Tokenizer) -> None:
-    if name == "while_return_true":
+    if name == "while_return_true":  # any tokenizer has its answers, so one that cuts the prompts otherwise
         poor_tokenizer = Tokenizer.train(["while while True: "], 270)
     with pytest.raises(UserError, match=rf"task {name}.*(tokens|single).*use another task"):
         tasks.get(name, poor_tokenizer)
@@ -164,7 +210,7 @@ def test_an_unfit_tokenizer_is_refused_with_the_reason(name: str, poor_tokenizer
 def test_what_the_user_can_mend(idioms_tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="no task 'single_duoble_quote'; did you mean single_double_quote"):
         tasks.get("single_duoble_quote", idioms_tokenizer)
-    with pytest.raises(UserError, match="choose one of bracket_counting"):
+    with pytest.raises(UserError, match=r"choose one of bracket_brace.*or give a file ending in .jsonl or .py"):
         tasks.get("zzz", idioms_tokenizer)
     with pytest.raises(UserError, match="needs the model's tokenizer"):
         tasks.get("class_init", None)

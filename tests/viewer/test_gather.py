@@ -45,7 +45,7 @@ def test_activations_and_patterns_on_the_example_are_the_runs_own(payload: Paylo
     tokens = task.pairs("validation", 1).tokens[0, :, :-1]  # without the padding behind the answer's place
     site = "1.attn.v"
     whole = model.run(tokens, record=[site])[1][site]
-    alone = model.run(tokens, record=[site], edit=circuit.edits())[1][site]
+    alone = circuit.run(tokens, record=[site])[1][site]
     node = next(node for node in payload.nodes if node.name == "1.attn.v.head0.ch1")
 
     assert torch.allclose(torch.tensor(node.model), whole[..., 1])

@@ -84,6 +84,8 @@ def build_corpus(
     given = Tokenizer.load(tokenizer) if tokenizer is not None else None
     parts = parse_mixture(source)
     python = platform.python_version() if any("stdlib" in part.sources for part in parts) else ""
+    if max_tokens is None and all(is_endless(name) for part in parts for name in part.sources):
+        raise UserError(f"the source {source!r} has no end; give max_tokens, or mix it with one that ends")
     request = Request(source, given.d_vocab if given else d_vocab, validation_fraction, seed, max_tokens, python)
     if (out / "manifest.json").is_file() and not overwrite:
         return _reuse(out, request, given)
@@ -177,8 +179,6 @@ def _encode_parts(
     total = float("inf") if request.max_tokens is None else request.max_tokens
     encoded: list[Encoded] = []
     for i, feed in enumerate(feeds):
-        if total == float("inf") and any(map(is_endless, feed.part.sources)):
-            raise UserError(f"the source {request.source!r} has no end; give max_tokens, or mix it with one that ends")
         before = sum(part.n_tokens for part in encoded)
 
         def report(tokens: int, before: int = before, total: float = total) -> None:

@@ -35,7 +35,12 @@ PATTERN = "|".join(
 )
 SMALLEST = 256 + 1
 """Every byte and the end-of-text token."""
-PIECES = ("('", '("', "')", '")', "[[", "]]", ".add", " +=")
+LARGEST = 1 << 20
+"""Several times the largest vocabularies in use."""
+PIECES = (
+    *("('", '("', "')", '")', "[[", "]]", ".add", " +=", "):", " =", " ==", " {"),
+    *(" as", " in", " else", " enumerate", " range", " " * 8, " " * 12),
+)
 """What the tasks choose between: each is to be one token, also where a corpus has few of them (paper, table 1)."""
 BYTES_PER_PIECE = 10_000
 """Training text for each time that the pieces are shown beside it: often enough for a vocabulary of 2048."""
@@ -67,10 +72,12 @@ class Tokenizer:
         From very little text it has fewer tokens: pairs that occur once are not merged.
 
         Raises:
-            UserError: `d_vocab` is smaller than the bytes need.
+            UserError: `d_vocab` is smaller than the bytes need, or larger than makes sense.
         """
-        if d_vocab < SMALLEST:
-            raise UserError(f"d_vocab is {d_vocab}; a byte-level vocabulary needs at least {SMALLEST}")
+        if not SMALLEST <= d_vocab <= LARGEST:
+            raise UserError(
+                f"d_vocab is {d_vocab}; a byte-level vocabulary needs at least {SMALLEST} tokens, at most {LARGEST:,}"
+            )
         backend = tokenizers.Tokenizer(models.BPE())
         cut = pre_tokenizers.Split(Regex(PATTERN), "isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

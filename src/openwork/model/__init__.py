@@ -2,13 +2,18 @@
 
 from openwork.model.means import mean_activations
 from openwork.model.sites import NODE_SITES, all_sites, node_name, node_sites, parse_node
+from openwork.model.size import check_memory
 from openwork.model.transformer import ModelConfig, Transformer
+from openwork.model.wiring import Matrix, matrices
 
 __all__ = [
     "NODE_SITES",
+    "Matrix",
     "ModelConfig",
     "Transformer",
     "all_sites",
+    "check_memory",
+    "matrices",
     "mean_activations",
     "node_name",
     "node_sites",

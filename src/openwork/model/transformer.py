@@ -10,7 +10,7 @@ Shapes: B batch, T position, D d_model, V d_vocab.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from openwork.artifacts import Edit, tensors_hash
+from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
 from openwork.kernels import abs_topk
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.sites import NODE_SITES, STREAM_SITES, check_sites, width
+from openwork.model.wiring import weights_of
 
 if TYPE_CHECKING:
     from openwork.corpus import Tokenizer
@@ -71,6 +73,8 @@ class ModelConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_heads < 0:
+            raise UserError(f"model.n_heads is {self.n_heads}; it must be at least 1, or 0 for d_model / d_head")
         if self.n_heads == 0:
             if self.d_model % self.d_head:
                 raise UserError(
@@ -223,15 +227,27 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 parameter.zero_()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V), float32, of tokens (B, T), int64."""
-        return self._logits(tokens, lambda site, x: x)
+    def forward(self, tokens: Tensor, at: At = lambda site, x: x, positions: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
+        length = tokens.shape[-1] if positions is None else int(positions.max()) + 1
+        if length > self.config.n_ctx:
+            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
+        x, position = self.embed(tokens), None
+        if self.config.positions != "none":
+            position = self.position[:length] if positions is None else self.position[positions]
+        if self.config.positions == "learned":
+            x = x + position
+        for layer, block in enumerate(self.blocks):
+            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
+        logits = self.unembed(self.final_norm(at("final_resid", x)))
+        return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
 
     def run(
         self,
         tokens: Tensor,
         record: Sequence[str] = (),
         edit: Mapping[str, Edit] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and recorded activations of one forward pass.
@@ -240,6 +256,7 @@ class Transformer(nn.Module):
             tokens: (B, T) int64.
             record: sites to return; what is recorded is what flows on, edits included.
             edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
+            weights: tensors that take the place of parameters, by name, in this run.
             positions: (T,) or (B, T) int64, where the tokens stand if not from 0 on; the edits then see to attention.
 
         Returns:
@@ -259,21 +276,11 @@ class Transformer(nn.Module):
                 recorded[site] = x
             return x
 
-        return self._logits(tokens, at, positions), recorded
+        return functional_call(self, dict(weights or {}), (tokens, at, positions)), recorded
 
-    def _logits(self, tokens: Tensor, at: At, positions: Tensor | None = None) -> Tensor:
-        length = tokens.shape[-1] if positions is None else int(positions.max()) + 1
-        if length > self.config.n_ctx:
-            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
-        x, position = self.embed(tokens), None
-        if self.config.positions != "none":
-            position = self.position[:length] if positions is None else self.position[positions]
-        if self.config.positions == "learned":
-            x = x + position
-        for layer, block in enumerate(self.blocks):
-            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
-        logits = self.unembed(self.final_norm(at("final_resid", x)))
-        return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
+    def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
+        return weights_of(self, edges, values)
 
     def attention_pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
         """Attention (B, head, query, key) of `layer` for q and k (B, T, width); a sink takes what rows lack to 1."""

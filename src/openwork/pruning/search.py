@@ -1,60 +1,36 @@
 """Pruning: from a model and a task to a circuit (paper, 2.2 and A.5).
 
-learn one gate per node  ->  rank by tau  ->  fewest that reach the target  ->  close what is not needed  ->  calibrate
+shortlist nodes by gradients of the whole model
+->  learn gates on nodes, many prices and seeds at once, dropping the worse half again and again
+->  learn gates on the single weights between the nodes that are left
+->  close what is not needed until no node or edge can go  ->  calibrate
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openwork.artifacts import Ablation, Circuit
-from openwork.errors import UserError
-from openwork.model import Transformer, node_name, node_sites
-from openwork.pruning.discretise import calibrate, clean_up, fewest
-from openwork.pruning.edges import count_possible_edges, edges_between
-from openwork.pruning.gates import Gates, StepGate
-from openwork.tasks import Pairs, Task
+from openwork.artifacts import Circuit
+from openwork.model import Transformer
+from openwork.pruning.attribution import influence, integrated_gradients, split_by_site
+from openwork.pruning.calibration import calibrated_losses
+from openwork.pruning.config import PruneConfig
+from openwork.pruning.halving import learn_edges, learn_nodes
+from openwork.pruning.judge import Judge
+from openwork.pruning.minimal import eliminate
+from openwork.pruning.problem import QUICK_PAIRS, Problem, Report, ablation_values, build, frozen
+from openwork.pruning.universe import Universe
+from openwork.tasks import Task
 
-Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """How a circuit is looked for. The defaults need no tuning per model or task."""
-
-    target: float = 0.15
-    """Task loss that the circuit must reach, in nats (paper: 0.15)."""
-    ablation: Ablation = "mean"
-    """What a node outside the circuit is set to: its mean over the corpus, or zero."""
-    steps: int = 400
-    pairs: int = 48
-    """Pairs per step."""
-    learning_rate: float = 1e-2
-    k_coef: float = 5e-4
-    """Price of a node, in nats."""
-    init_bias: float = 0.1
-    init_noise: float = 0.01
-    """The gates start at init_bias + init_noise * normal."""
-    weight_decay: float = 1e-3
-    beta2: float = 0.95
-    warmup: float = 0.05
-    """Fraction of the steps over which the learning rate rises."""
-    temperature: float = 1.0
-    """Of the sigmoid whose derivative stands for the step's."""
-    fixed_pairs: int = 128
-    """Training pairs on which gates are ranked, counted and cleaned up."""
-    validation_pairs: int = 256
-    """Validation pairs of the stated loss."""
-
-    def __post_init__(self) -> None:
-        for name in ("target", "steps", "pairs", "learning_rate", "temperature", "fixed_pairs", "validation_pairs"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0")
+MOST_CANDIDATES = 4096
+CROSSINGS = 4
+"""Unions of two circuits that are tried, as long as each gives a smaller one."""
+AIMS = (1.0, 0.9, 0.8, 0.65)
+"""Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
 
 def prune(
@@ -68,177 +44,113 @@ def prune(
 ) -> Circuit:
     """The smallest circuit found for `task` in `model` over `seeds` searches, the first with `seed`.
 
-    A circuit that reaches the target counts before one that does not, then the one with fewer nodes; what the others
-    reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the nearest one is
-    returned. `report` gets progress: the phase, its step, the loss and the size.
+    A circuit that reaches the target counts before one that does not, then the one with fewer edges, then fewer nodes;
+    what the others reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the
+    nearest one is returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
         UserError: mean ablation and the model has no means.
     """
     config = config or PruneConfig()
-    values = ablation_values(model, config.ablation)
-    requires_grad = [parameter.requires_grad for parameter in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        found = [_prune_once(model, task, values, config, seed + i, report) for i in range(seeds)]
-    finally:
-        for parameter, required in zip(model.parameters(), requires_grad, strict=True):
-            parameter.requires_grad_(required)
-    best = min(found, key=lambda c: (not c.reached, len(c.nodes) if c.reached else c.losses["circuit"]))
-    tried = tuple(
-        {
-            "seed": c.seed,
-            "reached": c.reached,
-            "loss": c.losses["circuit"],
-            "nodes": len(c.nodes),
-            "edges": len(c.edges),
-        }
-        for c in found
-    )
-    return Circuit(**{**vars(best), "tried": tried})
+    problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
+    with frozen(model):
+        universe = shortlist(problem, seed)
+        nodes, trials = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
+        edges, trials, between = learn_edges(problem, nodes, trials)
+        judge = problem.judge(edges, problem.pairs(config.fixed_pairs, 4, seed))
+        starts = [
+            Start(trials.seed[i], edge) for edges in ((trials.tau > 0).float(), between) for i, edge in enumerate(edges)
+        ]
+        found = smallest(problem, judge, starts)
+        if not any(circuit.reached for circuit in found):
+            whole = problem.judge(universe, judge.pairs)
+            found += smallest(problem, whole, [Start(seed, torch.ones(universe.n_edges))])
+    tried = tuple(_told(min((c for c in found if c.seed == s), key=rank)) for s in dict.fromkeys(trials.seed))
+    return replace(min(found, key=rank), tried=tried)
 
 
-def ablation_values(model: Transformer, ablation: Ablation) -> dict[str, Tensor]:
-    """For each node site, the values (width,) of ablated nodes."""
-    if ablation == "zero":
-        return {site: torch.zeros(width) for site, width in node_sites(model.config).items()}
-    if not model.means:
-        raise UserError(
-            "the model has no mean activations for mean ablation; give --corpus so that they can be computed, "
-            "or use --ablation zero"
-        )
-    return dict(model.means)
+def shortlist(problem: Problem, seed: int) -> Universe:
+    """Nodes that matter by integrated gradients or by influence, enough for the task with a good margin.
 
-
-def _prune_once(
-    model: Transformer, task: Task, values: dict[str, Tensor], config: PruneConfig, seed: int, report: Report
-) -> Circuit:
-    gates = Gates.of(model.config)
-    tau = learn_gates(model, task, gates, values, config, seed, report)
-    ranking = tau.argsort(descending=True, stable=True)
-    fixed = task.pairs("train", config.fixed_pairs, seed=1_000_000 + seed)
-    judge = Judge(model, gates, values, fixed)
-
-    def loss_of(numbers: Tensor) -> float:
-        loss = judge.loss(numbers)
-        report({"phase": "clean up", "seed": seed, "loss": loss, "nodes": int(judge.nodes_per_gate[numbers].sum())})
-        return loss
-
-    kept, aim = ranking, config.target
-    for _ in range(3):
-        needed = fewest(ranking, loss_of, aim)
-        if needed is None:
-            break
-        kept = clean_up(needed, loss_of, aim)
-        circuit = _circuit(model, task, gates, values, kept, config, seed, fixed)
-        if circuit.reached:
-            return circuit
-        aim *= 0.8
-    open_gates = (tau > 0).nonzero().squeeze(1) if kept is ranking else kept
-    return _circuit(model, task, gates, values, open_gates, config, seed, fixed)
-
-
-def learn_gates(
-    model: Transformer,
-    task: Task,
-    gates: Gates,
-    values: dict[str, Tensor],
-    config: PruneConfig,
-    seed: int,
-    report: Report,
-) -> Tensor:
-    """The gates' tau (n,) that minimise task loss + k_coef * open nodes, on fresh training pairs at every step."""
-    generator = torch.Generator().manual_seed(seed)
-    start = config.init_bias + config.init_noise * torch.randn(gates.n, generator=generator)
-    tau = start.requires_grad_()
-    price = config.k_coef * gates.nodes_per_gate()
-    adam = torch.optim.AdamW([tau], config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
-    for step in range(config.steps):
-        progress = (step + 1) / config.steps
-        adam.param_groups[0]["lr"] = config.learning_rate * min(1, progress / config.warmup) * (1 - step / config.steps)
-        pairs = task.pairs("train", config.pairs, seed=seed * config.steps + step)
-        gate = StepGate.apply(tau, config.temperature)
-        loss = pairs.loss(model.run(pairs.flat, edit=gates.edits(gate, values))[0])
-        adam.zero_grad()
-        (loss + (price * gate).sum()).backward()
-        torch.nn.utils.clip_grad_norm_([tau], 1.0)
-        adam.step()
-        with torch.no_grad():
-            tau.clamp_(-1, 1)
-        nodes = int((price.detach() * gate.detach()).sum() / config.k_coef) if config.k_coef else 0
-        report(
-            {
-                "phase": "learn gates",
-                "seed": seed,
-                "step": step + 1,
-                "n_steps": config.steps,
-                "loss": loss.item(),
-                "nodes": nodes,
-            }
-        )
-    return tau.detach()
-
-
-class Judge:
-    """The loss of any set of gates on fixed pairs."""
-
-    def __init__(self, model: Transformer, gates: Gates, values: dict[str, Tensor], pairs: Pairs) -> None:
-        self.model, self.gates, self.values, self.pairs = model, gates, values, pairs
-        self.nodes_per_gate = gates.nodes_per_gate()
-
-    @torch.no_grad()
-    def differences(self, numbers: Tensor) -> Tensor:
-        """Logit differences A - B (pair, 2) with only the gates `numbers` open."""
-        gate = torch.zeros(self.gates.n)
-        gate[numbers] = 1
-        logits = self.model.run(self.pairs.flat, edit=self.gates.edits(gate, self.values))[0]
-        return self.pairs.differences(logits)
-
-    def loss(self, numbers: Tensor) -> float:
-        """Loss in nats, before calibration."""
-        return float(self.pairs.losses(self.differences(numbers)))
-
-
-def _circuit(
-    model: Transformer,
-    task: Task,
-    gates: Gates,
-    values: dict[str, Tensor],
-    numbers: Tensor,
-    config: PruneConfig,
-    seed: int,
-    fixed: Pairs,
-) -> Circuit:
-    """The circuit of the gates `numbers`: calibrated on the `fixed` pairs, its stated loss on the validation pairs."""
-    is_open = torch.zeros(gates.n, dtype=torch.bool)
-    is_open[numbers] = True
-    kept = gates.kept(is_open)
-    scale, shift = calibrate(Judge(model, gates, values, fixed).differences(numbers))
-    validation = task.pairs("validation", config.validation_pairs)
-    differences = Judge(model, gates, values, validation).differences(numbers)
+    Twice as many are taken until the loss is at most half the target, or no more than the whole model's.
+    """
+    model, values, n = problem.model, problem.values, problem.config.candidates
+    pairs = problem.pairs(QUICK_PAIRS, 1, seed)
+    rankings = [
+        score(model, values, pairs).argsort(descending=True, stable=True) for score in (integrated_gradients, influence)
+    ]
     with torch.no_grad():
-        unpruned = validation.loss(model(validation.flat))
-    losses = {
-        "unpruned": float(unpruned),
-        "circuit": float(validation.losses(scale * differences + shift)),
-        "circuit_uncalibrated": float(validation.losses(differences)),
-    }
-    return Circuit(
-        model_hash=model.hash,
-        task=task.name,
-        task_hash=task.hash,
-        ablation=config.ablation,
-        nodes=tuple(node_name(site, i, model.config.d_head) for site, index in kept.items() for i in index.tolist()),
-        edges=edges_between(model, kept),
-        kept=kept,
-        ablation_values=values,
-        scale=scale,
-        shift=shift,
-        seed=seed,
-        target=config.target,
-        losses=losses,
-        n_pairs=config.validation_pairs,
-        n_possible_nodes=sum(node_sites(model.config).values()),
-        n_possible_edges=count_possible_edges(model),
-        model=model,
-    )
+        whole = float(calibrated_losses(pairs.differences(model(pairs.flat))))
+    while True:
+        chosen = torch.zeros(len(rankings[0]), dtype=torch.bool)
+        for ranking in rankings:
+            chosen[ranking[:n]] = True
+        universe = Universe.of(model, split_by_site(model, chosen))
+        loss = float(problem.judge(universe, pairs).losses(torch.ones(1, universe.n_edges)))
+        if loss <= max(problem.config.target / 2, whole) or n >= min(len(chosen), MOST_CANDIDATES):
+            return universe
+        n *= 2
+
+
+@dataclass(frozen=True)
+class Start:
+    """A set of edges to clean up, and the seed that found it."""
+
+    seed: int
+    edge: Tensor
+
+
+def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circuit]:
+    """Locally minimal circuits within each of `starts`, and within unions of the smallest of these.
+
+    Two circuits that do the task by partly different edges together hold a third, often smaller than both.
+    """
+    circuits = [build(problem, judge, start.edge, start.seed) for start in starts]
+    for aim in AIMS:
+        ends = [end for start in starts if (end := _cleaned_up(problem, judge, start, aim))]
+        for _ in range(CROSSINGS):
+            ends.sort(key=lambda end: _size(judge, end))
+            if len(ends) < 2:
+                break
+            union = Start(ends[0].seed, torch.maximum(ends[0].edge, _next(ends).edge))
+            if (child := _cleaned_up(problem, judge, union, aim)) and _size(judge, child) < _size(judge, ends[0]):
+                ends.append(child)
+            else:
+                break
+        circuits += [build(problem, judge, end.edge, end.seed) for end in ends]
+        if any(circuit.reached for circuit in circuits[len(starts) :]):
+            break
+    return circuits
+
+
+def _size(judge: Judge, end: Start) -> tuple[float, float]:
+    return float(end.edge.sum()), float(judge.universe.ends(end.edge[None]).sum())
+
+
+def _next(ends: list[Start]) -> Start:
+    """The first that differs from the very first."""
+    return next((end for end in ends if not torch.equal(end.edge, ends[0].edge)), ends[0])
+
+
+def _cleaned_up(problem: Problem, judge: Judge, start: Start, aim: float) -> Start | None:
+    """What is left of `start` at `aim` times the target; None if it does not reach that itself."""
+
+    def report(size: int, loss: float) -> None:
+        problem.report({"phase": "clean up", "seed": start.seed, "loss": loss, "size": size})
+
+    aim *= problem.config.target
+    if judge.losses(start.edge[None])[0] > aim:
+        return None
+    return Start(start.seed, eliminate(judge, start.edge, aim, report))
+
+
+def _told(circuit: Circuit) -> dict[str, Any]:
+    """What is told of the best circuit of a seed."""
+    told = {"seed": circuit.seed, "reached": circuit.reached, "loss": circuit.losses["circuit"]}
+    return told | {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
+
+
+def rank(circuit: Circuit) -> tuple[float, ...]:
+    """What makes one circuit better than another, the smallest being best."""
+    size = (len(circuit.edges), len(circuit.nodes)) if circuit.reached else ()
+    return (not circuit.reached, *size, circuit.losses["circuit"])

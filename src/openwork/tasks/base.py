@@ -19,12 +19,17 @@ from openwork.artifacts import sha256_of
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.tasks.lint import Encoded, Linter
-from openwork.tasks.templates import SPLITS, Form, Split, Words, draw
+from openwork.tasks.sources import Source
+from openwork.tasks.templates import SPLITS, Split
 
 PAIRS_VERSION = 1
 """Raised when the same seed draws other pairs than before; part of a task's hash."""
 ROUNDS = 50
 """Attempts to fill a batch with pairs that are all different, before some are repeated."""
+
+
+NONSENSE = "~nonsense"
+"""Ends the name of a nonsense twin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,22 +92,24 @@ class Task:
 
     name: str
     description: str
-    form: Form
-    """The answers, and the templates that suit the tokenizer."""
-    words: dict[Split, Words]
+    source: Source
+    """Of the pairs; only what suits the tokenizer."""
     tokenizer: Tokenizer = field(repr=False)
     left_out: tuple[str, ...] = ()
     """Templates that do not suit the tokenizer, each with the reason."""
+    instead: tuple[int, int] | None = None
+    """Two tokens that stand for the right answers of A and B in all pairs: the task is nonsense then (see `twin`)."""
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides the pairs: name, answers, templates, words, tokenizer."""
+        """SHA-256 over all that decides the pairs: name, source, tokenizer, and the answers of a nonsense twin."""
         return self._hash
 
     @cached_property
     def _hash(self) -> str:
-        words = {split: vars(self.words[split]) for split in SPLITS}
-        content = [PAIRS_VERSION, self.name, vars(self.form), words, self.tokenizer.hash]
+        content = [PAIRS_VERSION, self.name, *self.source.content, self.tokenizer.hash]
+        if self.instead:
+            content.append(self.instead)
         return sha256_of(json.dumps(content, sort_keys=True).encode())
 
     @cached_property
@@ -112,7 +119,8 @@ class Task:
     def pairs(self, split: Split, n: int, seed: int = 0) -> Pairs:
         """`n` pairs of `split`, the same ones for the same `seed`; all different if there are that many.
 
-        Train and validation share templates and no word; held-out has other templates, and the words of validation.
+        Of templates, train and validation share the shapes and no word; held-out has other shapes, and the words of
+        validation.
 
         Raises:
             UserError: there is no such split, or `n` is below 1.
@@ -121,7 +129,7 @@ class Task:
             raise UserError(f"task {self.name} has no split {split!r}; choose one of {', '.join(SPLITS)}")
         if n < 1:
             raise UserError(f"{n} pairs of task {self.name} were asked for; ask for at least 1")
-        random = Random(f"{self.name} {split} {seed}")
+        random = Random(f"{self.name.removesuffix(NONSENSE)} {split} {seed}")
         found: dict[tuple[str, str], Encoded] = {}
         for _ in range(ROUNDS):
             for pair in self._draw(split, n - len(found), random):
@@ -133,15 +141,14 @@ class Task:
 
     def _draw(self, split: Split, n: int, random: Random) -> list[Encoded]:
         """At most `n` pairs without fault, out of somewhat more that are drawn."""
-        templates, words = self.form.of(split), self.words[split]
-        drawn = [draw(random.choice(templates), self.form.answers, words, random) for _ in range(n + n // 8)]
+        drawn = self.source.draw(split, n + n // 8, random)
         return [pair for pair in self._linter(drawn) if isinstance(pair, Encoded)][:n]
 
     def _tensors(self, pairs: list[Encoded]) -> Pairs:
         end = self.tokenizer.end_of_text
         longest = max(len(pair.ids[0]) for pair in pairs)
         rows = [[end, *ids, *[end] * (longest - len(ids))] for pair in pairs for ids in pair.ids]
-        right = torch.tensor([pair.answers for pair in pairs])
+        right = torch.tensor([self.instead or pair.answers for pair in pairs])
         return Pairs(
             tokens=torch.tensor(rows).unflatten(0, (-1, 2)),
             last=torch.tensor([len(pair.ids[0]) for pair in pairs]),

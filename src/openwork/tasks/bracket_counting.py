@@ -7,7 +7,7 @@ open) and ``]`` (an inner list is open too).
 
 from __future__ import annotations
 
-from openwork.tasks.templates import Form
+from openwork.tasks.templates import Form, fill
 
 DESCRIPTION = "close as many lists as are open"
 INNER = (
@@ -52,11 +52,7 @@ CALL_HELD_OUT = (
 )
 
 
-def _fit(around: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(outer.replace("{}", core) for outer in around for core in inner)
-
-
 FORMS = (
-    Form(answers=("]", "]]"), templates=_fit(AROUND, INNER), held_out=_fit(AROUND_HELD_OUT, INNER)),
-    Form(answers=("])", "]"), templates=_fit(CALL, INNER_CALL), held_out=_fit(CALL_HELD_OUT, INNER_CALL)),
+    Form(answers=("]", "]]"), templates=fill(AROUND, INNER), held_out=fill(AROUND_HELD_OUT, INNER)),
+    Form(answers=("])", "]"), templates=fill(CALL, INNER_CALL), held_out=fill(CALL_HELD_OUT, INNER_CALL)),
 )

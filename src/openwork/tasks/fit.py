@@ -9,10 +9,11 @@ from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.tasks.base import Task
 from openwork.tasks.lint import Linter
-from openwork.tasks.templates import SPLITS, Form, Split, Words, draw, words_of
+from openwork.tasks.sources import Templates
+from openwork.tasks.templates import SPLITS, Candidate, Form, Split, Words, draw, words_of
 
 MEND = "use another task, or a tokenizer with a larger vocabulary or learnt from Python code"
-TRIALS = 8
+TRIALS = 16
 """Pairs on which a template is tried, with the words of each split that it serves."""
 NEEDED = 2
 """Of these, pairs without fault that a template needs to be used."""
@@ -31,26 +32,14 @@ def fit(name: str, description: str, forms: tuple[Form, ...], tokenizer: Tokeniz
     failures: list[UserError] = []
     for form in forms:
         try:
-            words: dict[Split, Words] = {split: _answerable(name, form, split, tokenizer) for split in SPLITS}
+            words: dict[Split, Words] = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
             usable, left_out = _suited(name, form, words, tokenizer)
-            task = Task(name, description, usable, words, tokenizer, left_out)
+            task = Task(name, description, Templates(usable, words), tokenizer, left_out)
             _check_number(task)
             return task
         except UserError as failure:
             failures.append(failure)
     raise failures[0]
-
-
-def check(task: Task, tokenizer: Tokenizer) -> None:
-    """Check that each template of `task` suits `tokenizer`, and that each split has enough different pairs.
-
-    Raises:
-        UserError: one does not; the message names the task, a pair and its fault, or counts the pairs.
-    """
-    faults = _faults(task.form, task.words, Linter(tokenizer))
-    if faults:
-        raise UserError(f"task {task.name} does not suit this tokenizer: {min(faults.values())}; {MEND}")
-    _check_number(task)
 
 
 def _check_number(task: Task) -> None:
@@ -63,7 +52,7 @@ def _check_number(task: Task) -> None:
             )
 
 
-def _answerable(name: str, form: Form, split: Split, tokenizer: Tokenizer) -> Words:
+def words_for(name: str, form: Form, split: Split, tokenizer: Tokenizer) -> Words:
     """The words of `split`; where arguments are answers, those of one token, with which ``.argument`` is one or two."""
     words = words_of(split)
     if "$arg" not in "".join(form.answers):
@@ -84,7 +73,7 @@ def _answerable(name: str, form: Form, split: Split, tokenizer: Tokenizer) -> Wo
 
 def _suited(name: str, form: Form, words: dict[Split, Words], tokenizer: Tokenizer) -> tuple[Form, tuple[str, ...]]:
     """`form` with only the templates that suit `tokenizer`, and the others, each with its reason."""
-    faults = _faults(form, words, Linter(tokenizer))
+    faults = template_faults(form, words, Linter(tokenizer))
     templates, held_out = (
         tuple(template for template in form.of(split) if template not in faults) for split in ("train", "held_out")
     )
@@ -93,7 +82,7 @@ def _suited(name: str, form: Form, words: dict[Split, Words], tokenizer: Tokeniz
     return Form(form.answers, templates, held_out), tuple(f"{template!r}: {faults[template]}" for template in faults)
 
 
-def _faults(form: Form, words: dict[Split, Words], linter: Linter) -> dict[str, str]:
+def template_faults(form: Form, words: dict[Split, Words], linter: Linter) -> dict[str, str]:
     """For each template whose pairs mostly have a fault, a pair and its fault, in words."""
     faults = {}
     for split in SPLITS:
@@ -104,5 +93,9 @@ def _faults(form: Form, words: dict[Split, Words], linter: Linter) -> dict[str, 
             bad = [(pair, fault) for pair, fault in zip(pairs, found, strict=True) if fault]
             if len(bad) > TRIALS - NEEDED:
                 pair, fault = bad[0]
-                faults[template] = f"in the pair {pair.prompts[0]!r} | {pair.prompts[1]!r} {fault}"
+                faults[template] = f"{_quoted(pair)} {fault}"
     return faults
+
+
+def _quoted(pair: Candidate) -> str:
+    return f"in the pair {pair.prompts[0]!r} | {pair.prompts[1]!r}"

@@ -6,7 +6,7 @@ tokens as ``set()``.
 
 from __future__ import annotations
 
-from openwork.tasks.templates import Form
+from openwork.tasks.templates import Form, fill
 
 DESCRIPTION = "add to a set or to a string, as the name was initialised"
 TEMPLATES = (
@@ -27,11 +27,16 @@ HELD_OUT = (
 )
 
 
-def _form(asked: str, rest: str) -> Form:
-    def fit(templates: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(text.replace("{}", f"$name1<?><{rest}($name2)| $name2>\n") for text in templates)
-
-    return Form(answers=(asked, " +="), templates=fit(TEMPLATES), held_out=fit(HELD_OUT))
+def forms(name: str = "$name1") -> tuple[Form, ...]:
+    """The forms of the task, in which `name` stands for what grows."""
+    return _form(name, ".add", ""), _form(name, ".", "add")
 
 
-FORMS = (_form(".add", ""), _form(".", "add"))
+def _form(name: str, asked: str, rest: str) -> Form:
+    step = f"{name}<?><{rest}($name2)| $name2>\n"
+    templates, held_out = fill(TEMPLATES, (step,)), fill(HELD_OUT, (step,))
+    named = [tuple(text.replace("$name1", name) for text in texts) for texts in (templates, held_out)]
+    return Form(answers=(asked, " +="), templates=named[0], held_out=named[1])
+
+
+FORMS = forms()

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from openwork import tasks
+from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.model import Transformer
-from openwork.tasks.templates import Split
+from openwork.tasks.files import linted, read_entries
+from openwork.tasks.fit import template_faults, words_for
+from openwork.tasks.lint import Linter
+from openwork.tasks.templates import SPLITS, Split, Words
 
 PAIRS = 256
 SHOWN: tuple[tuple[Split, str], ...] = (("validation", ""), ("held_out", "held-out "))
 
 
-def list_tasks() -> list[dict[str, Any]]:
-    """A row per task: its name, what it asks, and an example pair with the answers."""
+def list_tasks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each of the tasks `names`: its name, what it asks, and an example pair with the answers."""
     rows = []
-    for name in tasks.names():
+    for name in names:
         pair = tasks.example(name)
         rows.append(
             {
                 "task": name,
                 "asks to": tasks.describe(name),
-                "member A": f"{pair.prompts[0]}⟦{pair.answers[0]}⟧",
-                "member B": f"{pair.prompts[1]}⟦{pair.answers[1]}⟧",
+                "member A": _shown(pair, 0),
+                "member B": _shown(pair, 1),
             }
         )
     return rows
 
 
-@torch.no_grad()
-def try_tasks(model: Transformer, n: int = PAIRS) -> list[dict[str, Any]]:
-    """A row per task: the unpruned model's loss in nats and accuracy on `n` validation and `n` held-out pairs.
+def _shown(pair: tasks.Candidate, member: int) -> str:
+    """The prompt of a member and its answer, which is marked; where the line ends, the end is."""
+    return f"{pair.prompts[member]}⟦{pair.answers[member]}⟧".replace("⟦\n⟧", "⟦↵⟧")
 
-    A task that does not suit the model's tokenizer has the reason instead.
+
+@torch.no_grad()
+def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[dict[str, Any]]:
+    """A row for each of the tasks `names`: the unpruned model's loss in nats and its accuracy.
+
+    They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer has the reason instead.
     """
     rows = []
-    for name in tasks.names():
+    for name in names:
         row: dict[str, Any] = {
             "task": name,
             "loss": "",
@@ -58,4 +69,23 @@ def try_tasks(model: Transformer, n: int = PAIRS) -> list[dict[str, Any]]:
             row[f"{prefix}loss"] = float(pairs.losses(differences))
             row[f"{prefix}accuracy"] = pairs.accuracy(differences)
         rows.append(row)
+    return rows
+
+
+def lint_task(name: str, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+    """A row for each pair of the task `name` (a JSONL file) or each of its templates: where it is, and its fault.
+
+    The fault is empty where there is none.
+    """
+    if tokenizer is None:
+        raise UserError(f"linting {name} needs the model's tokenizer, and this model has none; give another model")
+    if name.endswith(".jsonl"):
+        entries = linted(read_entries(Path(name)), tokenizer)
+        return [{"where": entry.where, "split": entry.split, "fault": entry.fault} for entry in entries]
+    rows = []
+    for form in tasks.forms_of(name)[1]:
+        words: dict[Split, Words] = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
+        faults = template_faults(form, words, Linter(tokenizer))
+        for split, templates in (("train, validation", form.templates), ("held_out", form.held_out)):
+            rows += [{"where": repr(text), "split": split, "fault": faults.get(text, "")} for text in templates]
     return rows

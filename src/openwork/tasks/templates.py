@@ -102,8 +102,8 @@ class Candidate:
     answers: tuple[str, str]
     suffixes: tuple[str, str]
     """What follows the answer, so that prompt + answer + suffix parses."""
-    deciding: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
-    """Spans (start, end) of the prompt's characters in the deciding places."""
+    deciding: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] | None
+    """Spans (start, end) of the prompt's characters in the deciding places; None: the one place that differs."""
 
     def code(self, member: int) -> str:
         """The whole code of a member (0 or 1): prompt, right answer, suffix."""
@@ -123,6 +123,11 @@ class Form:
     def of(self, split: Split) -> tuple[str, ...]:
         """The templates of a split."""
         return self.held_out if split == "held_out" else self.templates
+
+
+def fill(around: Sequence[str], inner: Sequence[str]) -> tuple[str, ...]:
+    """Every template of `around` with every one of `inner` where its ``{}`` stands."""
+    return tuple(outer.replace("{}", core) for outer in around for core in inner)
 
 
 def draw(
@@ -224,6 +229,10 @@ class _Filling:
     def num(self) -> str:
         return str(int(10 ** (1 + (self.random() < 0.3)) * self.random()))
 
+    def mark(self) -> str:
+        """A quotation mark."""
+        return self.pick(("'", '"'))
+
     def items(self) -> str:
         """One item to three with commas between: numbers, or names."""
         make = self.num if self.random() < 0.6 else self.name
@@ -231,6 +240,7 @@ class _Filling:
 
 
 FILLS: dict[str, Callable[[_Filling], str]] = {
-    kind: getattr(_Filling, kind) for kind in ("name", "arg", "verb", "func", "title", "noun", "text", "num", "items")
+    kind: getattr(_Filling, kind)
+    for kind in ("name", "arg", "verb", "func", "title", "noun", "text", "num", "mark", "items")
 }
 """What fills a slot, by its kind."""

@@ -27,7 +27,7 @@ FORMS = (
         ),
         held_out=(
             f"class $title1:\n    def $func1(self):\n        with self.$name1:\n{_at(3)}",
-            f"def $func1($name1):\n    try:\n{_at(2)}    finally:\n        $verb3($name1)\n",
+            f"def $func1(*$name1):\n{_at(1)}",
             f"async def $func1($name1):\n    await $name1\n{_at(1)}",
             f"def $func1($name1):\n    if $name1:\n        $verb3($name1)\n    else:\n{_at(2)}",
             f"def $func1($name1):\n    with $name1 as $name2:\n{_at(2)}",

@@ -26,7 +26,7 @@ from torch import Tensor
 from openwork.config import to_dict
 from openwork.corpus import Corpus
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
+from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
 from openwork.models import save_model
 from openwork.sparsity import SparsityConfig, count_nonzero, density_at, learning_rate_at, project_, quotas
 from openwork.sparsity.optimizer import make_adam, scale_to_rms_one_
@@ -73,16 +73,18 @@ class TrainConfig:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "tokens",
-            "batch_size",
-            "learning_rate",
-            "validate_every",
-            "validation_tokens",
-            "checkpoint_every",
-        ):
+        for name in ("tokens", "batch_size", "validate_every", "validation_tokens", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        for name in ("learning_rate", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay is {self.weight_decay}; it must be at least 0, and finite")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {self.betas}; it must be two numbers in [0, 1), such as 0.9,0.95")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must lie in [0, 2^63)")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is {self.warmup}; it must lie in [0, 1)")
 
@@ -116,6 +118,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     out, device = Path(out), pick_device(config.device)
     _check_fit(corpus, config)
     model = Transformer(config.model, seed=config.seed).to(device)
+    quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
     model.tokenizer = corpus.tokenizer
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
@@ -224,6 +227,12 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
 
 
 def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
+    check_memory(config.model, copies=4)  # weights, gradients, Adam's two moments
+    if config.tokens_per_step > len(corpus.train):
+        raise UserError(
+            f"a step of batch_size {config.batch_size} and model.n_ctx {config.model.n_ctx} is more than the "
+            f"{len(corpus.train):,} train tokens of {corpus.path}; lower one of them, or build a larger corpus"
+        )
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise UserError(
             f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has "

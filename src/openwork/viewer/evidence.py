@@ -139,6 +139,6 @@ def on_prompts(circuit: Circuit, tokens: Tensor, *, whole_model: bool) -> Run:
     assert circuit.model is not None
     heads = {site.rpartition(".")[0] for site in circuit.kept if site.endswith(("attn.q", "attn.k", "attn.v"))}
     sites = {*circuit.kept, *(f"{block}.{part}" for block in heads for part in "qk")}
-    edits = {} if whole_model else circuit.edits()
-    logits, recorded = circuit.model.run(tokens, record=sorted(sites), edit=edits)
+    run = circuit.model.run if whole_model else circuit.run
+    logits, recorded = run(tokens, record=sorted(sites))
     return Run(logits[:, -1].float().cpu(), recorded)

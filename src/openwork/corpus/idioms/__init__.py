@@ -4,7 +4,7 @@ A little grammar with weights: a program is a row of imports, functions, classes
 statements (`statements`, `blocks`) and expressions (`expressions`) over shared `words`. Every program parses, and no
 name is used before it is defined. What the tasks ask for occurs often and cannot be told by other means: strings
 begin with either mark, each as likely wherever it stands; a name says nothing of what it holds; lists nest at their
-start, middle and end, so that depth alone tells ``]`` from ``]]``.
+start, middle and end, so that depth alone tells ``]`` from ``]]``; functions and variables share their names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from openwork.corpus.idioms.statements import STEP, lambda_function, simple
 from openwork.corpus.idioms.words import ADJECTIVES, EXCEPTIONS, MODULES, NOUNS, VERBS
 
 FEWEST_LINES, MOST_LINES = 5, 60
-DEFAULTS = ("None", "0", "1", "True", "False", "''", '""', "[]", "()")
+DEFAULTS = ("None", "None", "None", "0", "1", "True", "False", "''", '""', "[]", "()")
 
 
 def documents(seed: int = 0) -> Iterator[str]:
@@ -72,14 +72,15 @@ def _script(p: Program) -> None:
         body(p, "", 2)
 
 
-def _parameters(p: Program, most: int, defaults: float = 0.2) -> tuple[list[str], str]:
+def _parameters(p: Program, most: int, defaults: float = 0.25) -> tuple[list[str], str]:
     """New argument names, and the text of them between the brackets of a definition, the last ones with defaults."""
     names = [p.new_name() for _ in range(int((most + 1) * p.random()))]
     for name in names:
         p.names[p.pick(("any", "number", "text", "list"))].append(name)
     shown = list(names)
     if names and p.chance(defaults):
-        shown[-1] += f"={p.pick(DEFAULTS)}"
+        first = len(names) - 1 if p.chance(0.3) else int(len(names) * p.random())
+        shown[first:] = [f"{name}={p.pick(DEFAULTS)}" for name in names[first:]]
     elif names and p.chance(0.1):
         shown = [f"{name}: {p.pick(('int', 'str', 'list', 'set', 'float'))}" for name in names]
     return names, ", ".join(shown)
@@ -99,7 +100,7 @@ def _result(p: Program, pad: str) -> None:
     elif draw < 0.4:
         p.line(pad, f"return {p.pick(('True', 'False'))}")
     elif draw < 0.8:
-        p.line(pad, f"return {p.pick((e.number, e.text, e.call, e.string, e.a_list, e.condition))(p)}")
+        p.line(pad, f"return {p.pick(RESULTS)(p)}")
 
 
 def _function(p: Program) -> None:
@@ -124,7 +125,17 @@ def _plain_body(p: Program, pad: str) -> None:
 def _short_body(p: Program, pad: str) -> None:
     if p.chance(0.5):
         simple(p, pad)
-    p.line(pad, f"return {p.pick((e.number, e.text, e.call, e.string, e.a_list))(p)}")
+    p.line(pad, f"return {p.pick(RESULTS)(p)}")
+
+
+def _yielding_body(p: Program, pad: str) -> None:
+    """Things made of the things of a list, one after another."""
+    things = p.known("list") or p.known("any") or f"range({e.integer(p)})"
+    with p.block():
+        p.line(pad, f"for {p.define('any')} in {things}:")
+        if p.chance(0.5):
+            simple(p, pad + STEP)
+        p.line(pad + STEP, f"yield {p.pick((e.call, e.call, e.value, e.string))(p)}")
 
 
 def _accumulating_body(p: Program, pad: str) -> None:
@@ -223,6 +234,11 @@ def _lambda(p: Program) -> None:
     lambda_function(p, "")
 
 
+RESULTS = (
+    *(e.number, e.text, e.call, e.string, e.a_list, e.number, e.text, e.call, e.string, e.a_list),
+    *(e.condition, e.conditional, e.plain, e.f_string, e.negation, e.a_lambda, e.a_dict),
+)
+"""What a function returns."""
 Part = Callable[[Program], None]
 PART_WEIGHTS: dict[Part, int] = {_function: 9, _class: 5, _script: 5, _container: 1, _lambda: 1}
 BODY_WEIGHTS: dict[Callable[[Program, str], None], int] = {
@@ -231,6 +247,7 @@ BODY_WEIGHTS: dict[Callable[[Program, str], None], int] = {
     _accumulating_body: 3,
     _search_body: 2,
     _test_body: 1,
+    _yielding_body: 1,
 }
 PARTS = tuple(part for part, weight in PART_WEIGHTS.items() for _ in range(weight))
 BODIES = tuple(made for made, weight in BODY_WEIGHTS.items() for _ in range(weight))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from openwork.corpus.idioms import expressions as e
 from openwork.corpus.idioms.program import Program
-from openwork.corpus.idioms.statements import STEP, assign_list, assign_number, say, simple
-from openwork.corpus.idioms.words import EXCEPTIONS, NOUNS
+from openwork.corpus.idioms.statements import STEP, assign_list, assign_number, reassign, say, simple
+from openwork.corpus.idioms.words import EXCEPTIONS, NOUNS, READ_FROM, VERBS, WRITE_TO
 
 Block = Callable[[Program, str, int], None]
 
@@ -19,7 +19,7 @@ def accumulate(p: Program, pad: str, depth: int) -> None:
         assign_list(p, pad)
         things = p.names["list"][-1]
     kind, start = p.pick(STARTS)
-    name = p.define(kind)
+    name = p.define_as("current", kind) if p.chance(0.25) else p.define(kind)
     if kind in ("set", "text") and p.chance(0.3):
         start = _filled(p, kind)
     p.line(pad, f"{name} = {start}")
@@ -49,7 +49,7 @@ def _filled(p: Program, kind: str) -> str:
 
 STARTS = (
     *(("set", "set()") for _ in range(6)),
-    *(("text", start) for start in ('""', "''", "str()") for _ in range(2)),
+    *(("text", start) for start in ('""', "''", "str()", "str()") for _ in range(2)),
     *(("list", "[]") for _ in range(3)),
     *(("number", "0") for _ in range(2)),
     ("dict", "{}"),
@@ -91,14 +91,40 @@ def for_loop(p: Program, pad: str, depth: int) -> None:
 
 
 def while_loop(p: Program, pad: str, depth: int) -> None:
+    """A loop that counts, or that takes things until there are none."""
+    things = p.known("list") or p.known("any")
+    if things and p.chance(0.5):
+        with p.block():
+            p.line(pad, f"while {things}:")
+            p.line(pad + STEP, f"{p.define('any')} = {things}.pop({p.pick(('', '', '0'))})")
+            body(p, pad + STEP, depth - 1)
+        return
     count = p.known("number")
     if count is None:
         assign_number(p, pad)
         count = p.names["number"][-1]
     with p.block():
-        p.line(pad, f"while {count} {p.pick(('>', '<'))} {e.integer(p)}:")
+        p.line(pad, f"while {count}:" if p.chance(0.4) else f"while {count} {p.pick('<>')} {e.integer(p)}:")
         body(p, pad + STEP, depth - 1)
         p.line(pad + STEP, f"{count} {p.pick(('+=', '-='))} {int(1 + 3 * p.random())}")
+
+
+def block_and_loop(p: Program, pad: str, depth: int) -> None:
+    """A short block, then a loop in it or after it: its indentation alone tells."""
+    things = p.known("list") or p.known("any")
+    if things is None:
+        return for_loop(p, pad, depth)
+    with p.block():
+        head = p.pick(("if {}:", "if {}:", "for {new} in {}:", "while {}:"))
+        p.line(pad, head.format(p.anything(), new=p.define("any") if "new" in head else ""))
+        inside = pad + STEP
+        if head.startswith("while"):
+            p.line(inside, f"{p.define('any')} = {things}.pop()")
+        else:
+            p.pick((reassign, say, simple))(p, inside)
+        inside = p.pick((pad, inside))
+        p.line(inside, f"for {p.define('any')} in {things}:")
+        body(p, inside + STEP, depth - 2)
 
 
 def while_true(p: Program, pad: str, depth: int) -> None:
@@ -113,23 +139,44 @@ def while_true(p: Program, pad: str, depth: int) -> None:
 
 
 def branches(p: Program, pad: str, depth: int) -> None:
-    p.line(pad, f"if {e.condition(p)}:")
-    heads = p.pick((("elif", "else"), ("else",), ("else",), ()))
+    """A row of branches; what the first one tests has often just been assigned."""
+    if p.chance(0.4):
+        name = reassign(p, pad)
+        asked = p.pick(("{}", "{}", "not {}", "{} is None", "{} == {number}", "{} > {number}"))
+        p.line(pad, f"if {asked.format(name, number=e.integer(p))}:")
+    else:
+        p.line(pad, f"if {e.test(p)}:")
+    heads = p.pick((("elif", "else"), ("elif",), ("elif", "elif", "else"), ("else",), ("else",), (), ()))
     for head in (*heads, ""):
         with p.block():
             body(p, pad + STEP, depth - 1)
         if head:
-            p.line(pad, f"elif {e.condition(p)}:" if head == "elif" else "else:")
+            p.line(pad, f"elif {e.test(p)}:" if head == "elif" else "else:")
+
+
+def with_call(p: Program, pad: str, depth: int) -> None:
+    """What a call gives, or an object has, is entered and named."""
+    thing = p.known("any") or p.known("text")
+    if p.functions and p.chance(0.6):
+        name, count = p.pick(p.functions)
+        made = f"{name}({e.arguments(p, count)})"
+    elif thing and p.chance(0.6):
+        made = f"{thing}.{p.word(VERBS)}({p.anything() if p.chance(0.4) else ''})"
+    else:
+        made = f"open({thing or p.quoted(p.file_name())})"
+    with p.block():
+        p.line(pad, f"with {made} as {p.define('any')}:")
+        body(p, pad + STEP, depth - 1)
 
 
 def with_file(p: Program, pad: str, depth: int) -> None:
-    writes = p.chance(0.4)
+    """A file that is read or written; most names tell which."""
+    writes = p.chance(0.5)
+    name = p.file_to(WRITE_TO, READ_FROM) if writes else p.file_to(READ_FROM, WRITE_TO)
     mode = p.quoted("w" if writes else "r")
     with p.block():
         handle = p.pick(("f", "file", "f", "handle"))
-        p.line(
-            pad, f"with open({p.quoted(p.file_name())}{f', {mode}' if p.chance(0.7) or writes else ''}) as {handle}:"
-        )
+        p.line(pad, f"with open({p.quoted(name)}{f', {mode}' if writes or p.chance(0.8) else ''}) as {handle}:")
         if writes:
             p.line(pad + STEP, f"{handle}.write({e.text(p)})")
         elif p.chance(0.5):
@@ -148,12 +195,14 @@ def try_except(p: Program, pad: str, depth: int) -> None:
 
 
 BLOCK_WEIGHTS: dict[Block, int] = {
-    accumulate: 5,
-    for_loop: 4,
-    branches: 3,
-    while_loop: 1,
-    while_true: 2,
-    with_file: 2,
+    accumulate: 7,
+    for_loop: 5,
+    block_and_loop: 3,
+    branches: 5,
+    while_loop: 3,
+    while_true: 3,
+    with_call: 3,
+    with_file: 4,
     try_except: 1,
 }
 BLOCKS = tuple(block for block, weight in BLOCK_WEIGHTS.items() for _ in range(weight))

@@ -68,6 +68,65 @@ def f_string(p: Program) -> str:
     return "f" + p.quoted(f"{p.word(NOUNS)}: {{{name}}} {p.word(NOUNS)}")
 
 
+def plain(p: Program) -> str:
+    """Bytes or raw text, in which nothing is put."""
+    return p.pick("br") + p.quoted(p.phrase())
+
+
+def negation(p: Program) -> str:
+    """Whether a call gives nothing."""
+    return f"not {call(p)}"
+
+
+def a_lambda(p: Program) -> str:
+    """A function of one argument or two, without a name."""
+    given = [p.new_name() for _ in range(2 if p.chance(0.3) else 1)]
+    made = (
+        f"{' + '.join(given)} + {integer(p)}",
+        f"{given[0]} {p.pick(OPERATORS)} {integer(p)}",
+        f"{given[-1]}[{int(3 * p.random())}]",
+        f"{given[0]} {p.pick(COMPARISONS)} {integer(p)}",
+        f"{given[0]}.{p.pick(CHANGES)}()",
+        f"-{given[-1]}",
+    )
+    return f"lambda {', '.join(given)}: {p.pick(made)}"
+
+
+def conditional(p: Program) -> str:
+    """One of two values, by a test: often of names alone."""
+    one, other = (_side(p) for _ in range(2))
+    return f"{one} if {test(p)} else {other}"
+
+
+def _side(p: Program) -> str:
+    draw = p.random()
+    name = p.anything()
+    if name and draw < 0.55:
+        return name if draw < 0.35 else f"{name} {p.pick('+-*')} {int(1 + 3 * p.random())}"
+    return p.pick((call, string, number))(p)
+
+
+def test(p: Program) -> str:
+    """What ``if`` and ``elif`` ask: often a name alone, otherwise a condition."""
+    name = p.anything()
+    return name if name and p.chance(0.35) else condition(p)
+
+
+def element(p: Program) -> str | None:
+    """An element or attribute of something that is defined; None if nothing is."""
+    draw = p.random()
+    things, table, thing = p.known("list"), p.known("dict"), p.known("any")
+    if things and draw < 0.45:
+        return f"{things}[{p.known('number') or integer(p) if draw < 0.2 else integer(p)}]"
+    if table and draw < 0.7:
+        return f"{table}[{p.known('text') or p.key() if draw < 0.6 else p.key()}]"
+    if thing is None:
+        return None
+    if draw < 0.85:
+        return f"{thing}.{p.word(NOUNS)}"
+    return f"{thing}[{p.known('number') or integer(p)}]{f'[{integer(p)}]' if draw > 0.95 else ''}"
+
+
 def value(p: Program) -> str:
     """Something simple of any type."""
     draw = p.random()
@@ -81,6 +140,9 @@ def value(p: Program) -> str:
 def condition(p: Program) -> str:
     """Something to test."""
     draw = p.random()
+    part = element(p) if p.chance(0.25) else None
+    if part:
+        return f"{part} {p.pick(('==', '==', '!=', '>'))} {number(p)}"
     word, count, things = p.known("text"), p.known("number"), p.known("list") or p.known("set") or p.known("dict")
     if count and draw < 0.35:
         return f"{count} {p.pick(COMPARISONS)} {number(p)}"
@@ -139,7 +201,13 @@ def a_list(p: Program) -> str:
 
 
 def a_dict(p: Program) -> str:
-    pairs = [f"{p.key()}: {number(p) if p.chance(0.6) else string(p)}" for _ in range(1 + int(4 * p.random()))]
+    """A dict on one line; its keys are strings, numbers, or names."""
+    draw = p.random()
+
+    def key() -> str:
+        return p.key() if draw < 0.5 else p.anything() or integer(p) if draw < 0.75 else integer(p)
+
+    pairs = [f"{key()}: {number(p) if p.chance(0.6) else string(p)}" for _ in range(1 + int(4 * p.random()))]
     return f"{{{', '.join(pairs)}}}"
 
 
@@ -161,6 +229,21 @@ def call(p: Program) -> str:
 
 def comprehension(p: Program, things: str) -> str:
     item = p.new_name()
+    if p.chance(0.6):
+        return _counted(p, item, things)
     condition = f" if {item} {p.pick(COMPARISONS)} {integer(p)}" if p.chance(0.5) else ""
     made = f"{item} {p.pick(OPERATORS)} {int(1 + 9 * p.random())}" if p.chance(0.5) else item
     return f"{made} for {item} in {things}{condition}"
+
+
+def _counted(p: Program, item: str, things: str) -> str:
+    """A comprehension over numbers, or over `things` and their numbers."""
+    count = p.new_name()
+    if p.chance(0.5):
+        return (
+            f"{p.pick((item, count, f'{item} {p.pick(OPERATORS)} {count}'))} for {count}, {item} in enumerate({things})"
+        )
+    known = p.known("number")
+    made = f"{known} {p.pick(OPERATORS)} {count}" if known and p.chance(0.6) else count
+    end = f"len({things})" if p.chance(0.3) else integer(p)
+    return f"{made} for {count} in range({end})"

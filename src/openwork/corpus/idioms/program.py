@@ -85,6 +85,14 @@ class Program:
         self.names[kind].append(name)
         return name
 
+    def define_as(self, name: str, kind: str) -> str:
+        """`name` itself, to hold a `kind` from here on, or a new name if it is used already."""
+        if name in self.used:
+            return self.define(kind)
+        self.used.add(name)
+        self.names[kind].append(name)
+        return name
+
     def known(self, kind: str) -> str | None:
         """A defined name of this kind, the latest ones more often; None if there is none."""
         names = self.names[kind]
@@ -93,8 +101,15 @@ class Program:
         draw = self.random()
         return names[-1 - int(draw * draw * len(names))]
 
+    def anything(self) -> str | None:
+        """A defined name of any kind, each kind as likely; None if there is none."""
+        kinds = [kind for kind in TYPES if self.names[kind]]
+        return self.known(self.pick(kinds)) if kinds else None
+
     def function_name(self) -> str:
-        """A new name for a function: a verb and a noun, or a verb alone."""
+        """A new name for a function: a verb and a noun, a verb alone, or at times a noun, as of what it returns."""
+        if self.chance(0.3):
+            return self._unused(self.word(VARIABLES), self.function_name)
         name = self.word(VERBS)
         if name in RESERVED or self.chance(0.7):
             name = f"{name}_{self.word(NOUNS)}"
@@ -156,6 +171,16 @@ class Program:
     def key(self) -> str:
         """A key or field: one noun, in quotes."""
         return self.quoted(self.word(NOUNS))
+
+    def file_to(self, words: Sequence[str], others: Sequence[str]) -> str:
+        """A file named by one of `words`, or at times by another noun that is none of `others` either."""
+        stem = self.pick(words)
+        if self.chance(0.2):
+            stem = self.word(NOUNS)
+            while stem in words or stem in others:
+                stem = self.word(NOUNS)
+        folder = f"{self.word(NOUNS)}/" if self.chance(0.35) else ""
+        return f"{folder}{stem}.{self.pick(EXTENSIONS)}"
 
     def file_name(self) -> str:
         stem = self.word(NOUNS) if self.chance(0.6) else f"{self.word(NOUNS)}/{self.word(NOUNS)}"

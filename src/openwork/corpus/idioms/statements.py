@@ -95,8 +95,42 @@ def swap(p: Program, pad: str) -> None:
 
 
 def ternary(p: Program, pad: str) -> None:
-    test, made = e.condition(p), (e.number if p.chance(0.4) else e.string)
-    p.line(pad, f"{p.define('any')} = {made(p)} if {test} else {made(p)}")
+    made = e.conditional(p)
+    p.line(pad, f"{p.define('any')} = {made}")
+
+
+def assign_plain(p: Program, pad: str) -> None:
+    """Name a text in which nothing is put, or one in which something is."""
+    made = e.plain(p) if p.chance(0.6) else e.f_string(p)
+    p.line(pad, f"{p.define('any')} = {made}")
+
+
+def assign_function(p: Program, pad: str) -> None:
+    """Name a function that has none, or whether a call gives nothing; or call something with either."""
+    made = e.a_lambda(p) if p.chance(0.5) else e.negation(p)
+    if p.functions and p.chance(0.25):
+        before = f"{p.anything() or e.integer(p)}, " if p.chance(0.4) else ""
+        p.line(pad, f"{p.pick(p.functions)[0]}({before}{made})")
+    else:
+        p.line(pad, f"{p.define('any')} = {made}")
+
+
+def assign_element(p: Program, pad: str) -> None:
+    """Change an element or attribute."""
+    place = e.element(p)
+    if place is None:
+        return assign_list(p, pad)
+    p.line(pad, f"{place} {p.pick(('=', '=', '=', '+='))} {e.number(p)}")
+
+
+def reassign(p: Program, pad: str) -> str:
+    """Give a value to a name, mostly one that is defined already; it is returned."""
+    name = p.anything() if p.chance(0.7) else None
+    made = p.pick((e.call, e.call, e.value, e.integer))(p)
+    if name is None or "." in name:
+        name = p.define("any")
+    p.line(pad, f"{name} = {made}")
+    return name
 
 
 def comprehension(p: Program, pad: str) -> None:
@@ -114,13 +148,13 @@ def sorting(p: Program, pad: str) -> None:
     things = p.known("list") or p.known("set")
     if things is None:
         return assign_list(p, pad)
-    key = p.pick((", reverse=True", ", key=len", "", ", key=lambda x: x[0]", ", key=lambda x: -x"))
+    key = p.pick((", reverse=True", ", key=len", "", f", key={e.a_lambda(p)}", ", key=lambda x: -x"))
     p.line(pad, f"{p.define('list')} = sorted({things}{key})")
 
 
 def lambda_function(p: Program, pad: str) -> None:
     name, count = p.function_name(), 1 + int(2 * p.random())
-    given = ["x", "y"][:count]
+    given = ["x", "y"][:count] if p.chance(0.4) else [p.new_name() for _ in range(count)]
     body = p.pick(
         (f"{' + '.join(given)}", f"{given[-1]} * {e.integer(p)}", f"{given[0]} {p.pick(e.COMPARISONS)} {e.integer(p)}")
     )
@@ -144,17 +178,20 @@ def comment(p: Program, pad: str) -> None:
 
 
 SIMPLE_WEIGHTS: dict[Statement, int] = {
-    say: 12,
-    assign_list: 4,
+    say: 16,
+    assign_list: 5,
     assign_text: 4,
     assign_number: 3,
     change: 4,
     assign_call: 2,
     assign_dict: 2,
     get_from_dict: 2,
-    swap: 1,
-    ternary: 1,
-    comprehension: 1,
+    swap: 2,
+    ternary: 2,
+    comprehension: 3,
+    assign_plain: 2,
+    assign_function: 2,
+    assign_element: 2,
     sorting: 1,
     check: 1,
     comment: 1,

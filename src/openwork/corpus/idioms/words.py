@@ -95,5 +95,9 @@ MODULES = ("os", "sys", "re", "json", "math", "time", "random", "itertools", "fu
 LOGS = ("logging", "log", "logger")
 """Names of what programs log to."""
 
+READ_FROM = ("input", "source", "config", "data")
+WRITE_TO = ("output", "target", "report", "result")
+"""Files that are only read, and files that are only written; any other file may be either."""
+
 EXTENSIONS = ("txt", "csv", "json", "log", "py", "md", "ini", "dat")
 EXCEPTIONS = ("ValueError", "KeyError", "TypeError", "IndexError", "OSError", "RuntimeError", "Exception")

@@ -2,6 +2,10 @@
 
 The file's ``circuit_data`` maps each site to the indices of its kept nodes. What it stores of losses is of its own
 prompts; here the circuit is calibrated and measured anew on a task of ours, so that what it states can be checked.
+
+The release ablates nodes and leaves all weights: ``model.run(tokens, edit=circuit.edits())``, whose loss is stated as
+``nodes_ablated``. `Circuit.run` also lets the weights outside the circuit carry constants, which differs where nodes
+outside compete for AbsTopK's places, or where a sink takes attention from an ablated value.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from openwork.errors import UserError
 from openwork.interop.openai.checkpoint import open_checkpoint
 from openwork.model import Transformer, node_name, node_sites
 from openwork.pruning import PruneConfig, ablation_values, count_possible_edges, edges_between
-from openwork.pruning.discretise import calibrate
+from openwork.pruning.calibration import calibrate
 from openwork.tasks import Task
 
 SEED = 0
@@ -87,14 +91,14 @@ def _measured(circuit: Circuit, model: Transformer, task: Task, config: PruneCon
     """The circuit calibrated on training pairs, with its losses on validation pairs, as a search leaves it."""
     fixed = task.pairs("train", config.fixed_pairs, seed=1_000_000 + SEED)
     differences = fixed.differences(circuit(fixed.flat))
-    with torch.enable_grad():
-        scale, shift = calibrate(differences)
+    scale, shift = (float(number) for number in calibrate(differences))
     pairs = task.pairs("validation", config.validation_pairs)
     logits = circuit(pairs.flat)
     losses = {
         "unpruned": float(pairs.loss(model(pairs.flat))),
         "circuit": float(pairs.loss(logits, scale, shift)),
         "circuit_uncalibrated": float(pairs.loss(logits)),
+        "nodes_ablated": float(pairs.loss(model.run(pairs.flat, edit=circuit.edits())[0])),
     }
     return replace(circuit, scale=scale, shift=shift, losses=losses)
 

@@ -1,0 +1,50 @@
+"""The judge: the calibrated loss of any circuits of a universe, on fixed pairs, so that it is always the same
+(paper, A.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from openwork.model import Transformer
+from openwork.pruning.calibration import calibrated_losses
+from openwork.pruning.compact import Compact
+from openwork.pruning.universe import Universe
+from openwork.tasks import Pairs
+
+AT_ONCE = 2e7
+"""Numbers per tensor that one batch of circuits may take."""
+
+
+class Judge:
+    """Judges circuits of one universe, given as edges; their nodes are the ends of these."""
+
+    def __init__(self, model: Transformer, universe: Universe, values: Mapping[str, Tensor], pairs: Pairs) -> None:
+        self.model, self.universe, self.values, self.pairs = model, universe, values, pairs
+        self.compact = Compact(model, universe, values, pairs)
+        widest = max(len(self.compact.stream.channels), *map(len, universe.kept.values()))
+        self.chunk = max(1, int(AT_ONCE / (pairs.tokens.numel() * widest)))
+
+    @torch.no_grad()
+    def differences(self, edge: Tensor) -> Tensor:
+        """Logit differences A - B (M, pair, 2) of the circuits edge (M, edges)."""
+        parts = [self.compact.differences(self.universe.ends(part), part) for part in edge.split(self.chunk)]
+        return torch.cat(parts)
+
+    def losses(self, edge: Tensor) -> Tensor:
+        """Calibrated losses (M,) in nats of the circuits edge (M, edges)."""
+        return calibrated_losses(self.differences(edge)).float()
+
+    def slopes(self, edge: Tensor) -> Tensor:
+        """To first order, how much the loss of one circuit edge (edges,) rises where each open edge is closed."""
+        gate = edge[None].clone().requires_grad_()
+        loss = calibrated_losses(self.compact.differences(self.universe.ends(edge[None]), gate)).sum()
+        return -torch.autograd.grad(loss, gate)[0][0] * edge
+
+    def within(self, edge: Tensor) -> tuple[Judge, Tensor, Tensor]:
+        """A judge, on the same pairs, of the universe of the ends of edge (edges,) alone; `edge` in that one; and the
+        number here of each edge there."""
+        part, _, edges = self.universe.part(self.model, self.universe.ends(edge[None])[0])
+        return Judge(self.model, part, self.values, self.pairs), edge[edges], edges.nonzero().squeeze(1)

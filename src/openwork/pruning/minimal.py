@@ -1,0 +1,105 @@
+"""From gates to the fewest edges: the shortest head of a ranking, and closing what is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from openwork.pruning.judge import Judge
+
+EXACT = 256
+"""Open edges from which on each removal is tried, not estimated from gradients."""
+Report = Callable[[int, float], None]
+"""Gets the number of edges and the loss."""
+
+
+def fewest(ranking: Tensor, losses_of: Callable[[Tensor], Tensor], target: float) -> Tensor:
+    """For each of M rankings (M, n) of gates, the most needed first, the length of the shortest head with a loss of at
+    most `target`; n + 1 where none has.
+
+    By bisection, which assumes that the loss falls as gates open. `losses_of` takes the open gates (M, n), 0 or 1.
+    """
+    m, n = ranking.shape
+
+    def reached(length: Tensor) -> Tensor:
+        head = (torch.arange(n) < length[:, None]).float()
+        return losses_of(torch.zeros(m, n).scatter(1, ranking, head)) <= target
+
+    too_few, enough = torch.full((m,), -1), torch.full((m,), n)
+    enough[~reached(enough)] = n + 1
+    while bool((enough - too_few > 1).any()):
+        middle = ((too_few + enough) // 2).clamp(max=n)
+        good = reached(middle) & (enough <= n)
+        narrowing = enough - too_few > 1
+        enough = torch.where(narrowing & good, middle, enough)
+        too_few = torch.where(narrowing & ~good, middle, too_few)
+    return enough
+
+
+def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda edges, loss: None) -> Tensor:
+    """Close edges of the circuit edge (edges,), the least needed first, as long as its loss is at most `target`.
+
+    What is left is locally minimal: no edge, and no node with all its edges, can go. While there are many edges, how
+    needed they are is estimated from gradients; then each removal is tried, all in one batch. A few go at once, if
+    the loss allows that. As the circuit shrinks, so does the universe in which it runs.
+    """
+    exact, (inner, left, places) = False, judge.within(edge)
+    while True:
+        loss = inner.losses(left[None])[0]
+        report(int(left.sum()), float(loss))
+        exact = exact or left.sum() <= EXACT
+        without = _tried(inner, left, loss, target) if exact else _estimated(inner, left)
+        shorter = _fewer(inner, left, without, target)
+        if shorter is None and exact:
+            return torch.zeros_like(edge).index_put((places,), left)
+        if shorter is None:
+            exact = True
+        elif shorter.sum() < len(left) / 2:
+            inner, left, kept = inner.within(shorter)
+            places = places[kept]
+        else:
+            left = shorter
+
+
+def _estimated(judge: Judge, edge: Tensor) -> Tensor:
+    """The circuit without each of its edges, (edges - 1 open each), in the order of the gradient's estimate."""
+    order = judge.slopes(edge)[edge > 0].argsort()
+    return _without_edges(edge)[order]
+
+
+def _tried(judge: Judge, edge: Tensor, loss: Tensor, target: float) -> Tensor:
+    """The circuits without one edge or one node whose loss is at most `target`, that which costs least per edge
+    first."""
+    trials = torch.cat([_without_edges(edge), _without_nodes(judge, edge)])
+    losses = judge.losses(trials)
+    cost = (losses - loss) / (edge.sum() - trials.sum(1))
+    order = cost.argsort(stable=True)
+    return trials[order[losses[order] <= target]]
+
+
+def _fewer(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
+    """The circuit less what the first few of `without` lack: a quarter of them, or fewer where the loss wants it."""
+    together = len(without) // 4 + (len(without) > 0)
+    while together:
+        shorter = edge * without[:together].prod(0)
+        if judge.losses(shorter[None])[0] <= target:
+            return shorter
+        together //= 2
+    return None
+
+
+def _without_edges(edge: Tensor) -> Tensor:
+    """For each open edge, the circuit without it."""
+    places = edge.nonzero().squeeze(1)
+    return edge.repeat(len(places), 1).scatter(1, places[:, None], 0.0)
+
+
+def _without_nodes(judge: Judge, edge: Tensor) -> Tensor:
+    """For each node with more than one edge, the circuit without its edges."""
+    source, target = judge.universe.source, judge.universe.target
+    touched = torch.cat([source[edge > 0], target[edge > 0]])
+    nodes, count = touched.unique(return_counts=True)
+    nodes = nodes[count > 1]
+    return edge * ((source != nodes[:, None]) & (target != nodes[:, None]))

@@ -1,0 +1,96 @@
+"""From rankings to the fewest gates, and calibration, on losses that are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from openwork.pruning.calibration import calibrate, calibrated_losses, losses
+from openwork.pruning.gates import StepGate, gate_of_node
+from openwork.pruning.minimal import fewest
+from openwork.pruning.universe import Universe
+
+
+def losses_needing(*needed: set[int]):
+    """For each circuit a loss of 0 where all that it needs are open, else 1."""
+
+    def losses_of(is_open):
+        return torch.tensor(
+            [
+                0.0 if need <= set(row.nonzero().flatten().tolist()) else 1.0
+                for need, row in zip(needed, is_open, strict=True)
+            ]
+        )
+
+    return losses_of
+
+
+def test_bisection_finds_the_shortest_head_of_each_ranking():
+    ranking = torch.tensor([[5, 3, 4, 1, 0, 2]] * 4)
+    assert fewest(ranking, losses_needing({3, 1}, set(), {2}, {99}), 0.5).tolist() == [4, 0, 6, 7]
+
+
+def test_calibration_finds_a_shift_and_does_not_run_off_with_the_scale():
+    right = torch.tensor([[3.0, 1.0]]).expand(50, 2)  # answer A is favoured by 2 in both members
+    scale, shift = (float(x) for x in calibrate(right))
+    assert shift == pytest.approx(-2 * scale, rel=0.05)
+    assert 1 < scale < 10
+    noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    assert float(calibrated_losses(noise)) <= math.log(2) + 0.01
+
+
+def test_calibration_finds_the_logistic_regression():
+    """An independent reference: L-BFGS on the same loss; scales below 1, where no price is paid."""
+    draw = torch.Generator().manual_seed(0)
+    d = 4 * torch.randn(3, 300, 2, generator=draw, dtype=torch.float64) + torch.tensor([3.0, -1.0])
+    scale, shift = calibrate(d)
+    for i in range(3):
+        free = torch.tensor([0.1, 0.0], dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+        def closure(d=d[i], free=free, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = losses(free[0] * d + free[1])
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert 0 < free[0] < 1
+        torch.testing.assert_close(torch.stack([scale[i], shift[i]]), free.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_calibrating_many_is_calibrating_each():
+    d = torch.randn(5, 40, 2, generator=torch.Generator().manual_seed(1)) + torch.tensor([2.0, -1.0])
+    together = calibrate(d)
+    for i in range(5):
+        assert torch.equal(torch.stack(calibrate(d[i])), torch.stack([together[0][i], together[1][i]]))
+
+
+def test_the_calibrated_loss_has_the_gradient_of_the_best_loss():
+    """By finite differences, through the calibration itself."""
+    d = (torch.randn(1, 60, 2, generator=torch.Generator().manual_seed(2)) + torch.tensor([1.0, -1.0])).double() * 3
+    direction = torch.randn(d.shape, generator=torch.Generator().manual_seed(3)).double()
+    moved = d.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(calibrated_losses(moved).sum(), moved)
+    step = 1e-4
+    slope = (calibrated_losses(d + step * direction) - calibrated_losses(d - step * direction)) / (2 * step)
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-3)
+
+
+def test_q_and_k_share_their_gates_and_no_others_do():
+    kept = {site: torch.arange(2) for site in ("attn.act_in", "attn.q", "attn.k", "attn.v")}
+    stretches = {site: slice(2 * i, 2 * i + 2) for i, site in enumerate(kept)}
+    none = torch.zeros(0, dtype=torch.int64)
+    universe = Universe(kept, stretches, {}, none, none, torch.zeros(0))
+    assert gate_of_node(universe).tolist() == [0, 1, 2, 3, 2, 3, 4, 5]
+
+
+def test_the_step_gate_has_the_sigmoids_derivative():
+    tau = torch.tensor([-0.5, 0.0, 0.5], requires_grad=True)
+    gate = StepGate.apply(tau)
+    assert gate.tolist() == [0, 0, 1]
+    gate.sum().backward()
+    s = torch.sigmoid(tau.detach())
+    torch.testing.assert_close(tau.grad, s * (1 - s))
