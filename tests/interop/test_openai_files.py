@@ -145,7 +145,7 @@ def test_a_released_circuit_runs_and_states_its_loss(released, tmp_path, source)
     expected = model.run(tokens, edit={site: ablate(site) for site in means})[0]
     torch.testing.assert_close(model.run(tokens, edit=circuit.edits())[0], expected)
     stated = PlantedTask().pairs("validation", 8).loss(expected)
-    assert circuit.losses["nodes_ablated"] == pytest.approx(float(stated), abs=1e-6)
+    assert circuit.losses["nodes_ablated"] == pytest.approx(stated.item(), abs=1e-6)
     if not model.config.sink:
         torch.testing.assert_close(circuit(tokens), expected)
     assert len(circuit.nodes) == sum(map(len, kept.values())) and "1.attn.v.head" in " ".join(circuit.nodes)
