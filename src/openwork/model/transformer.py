@@ -69,6 +69,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d_mlp", self.d_mlp or 4 * self.d_model)
+        object.__setattr__(self, "activation_fraction", float(self.activation_fraction))  # 1 hashes as 1.0
         sizes = ("n_layers", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "d_position")
         for name in sizes:
             if getattr(self, name) < 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.configuration_auto import AutoConfig
 
 from openwork.config import from_dict
 from openwork.model import ModelConfig
@@ -32,3 +33,6 @@ class OpenworkConfig(PreTrainedConfig):
     def wiring(self) -> ModelConfig:
         """The config of the `Transformer`."""
         return from_dict(ModelConfig, self.openwork, "openwork.")
+
+
+AutoConfig.register(OpenworkConfig.model_type, OpenworkConfig, exist_ok=True)

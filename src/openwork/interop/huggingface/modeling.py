@@ -11,9 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from openwork.artifacts import Edit
 from openwork.interop.huggingface.config import OpenworkConfig
@@ -117,3 +119,6 @@ class _Attention:
             scores = torch.cat([scores, self.sink[:, None, None].expand(*scores.shape[:-1], 1)], dim=-1)
         pattern = scores.softmax(-1)[..., : k.shape[-2]]
         return (pattern @ v).transpose(1, 2).flatten(2)
+
+
+AutoModelForCausalLM.register(OpenworkConfig, OpenworkForCausalLM, exist_ok=True)
