@@ -98,7 +98,7 @@ def test_the_attribution_graph_gives_each_target_the_sum_of_its_links(planted):
     written = next(n for n in nodes.values() if n["clerp"] == "0.attn.resid_delta.2" and n["ctx_idx"] == 5)
     arriving = sum(link["weight"] for link in graph["links"] if link["target"] == written["node_id"])
     mean_v = planted.ablation_values["0.attn.v"]
-    base = float(model.blocks[0].attn.out.weight[2] @ mean_v) + float(model.blocks[0].attn.out.bias[2])
+    base = (model.blocks[0].attn.out.weight[2] @ mean_v + model.blocks[0].attn.out.bias[2]).item()
     assert arriving == pytest.approx(float(acts["0.attn.resid_delta"][0, 5, 2]) - base, abs=1e-4)
     tops = [node for node in nodes.values() if node["feature_type"] == "logit"]
     assert sum(node["is_target_logit"] for node in tops) == 1 and tops[0]["feature"] == 3
@@ -115,7 +115,7 @@ def test_names_go_both_ways_and_the_cache_has_their_shapes():
     tokens = PlantedTask().pairs("train", 2).flat
     cache = transformerlens.cache(model, tokens)
     acts = model.run(tokens, record=all_sites(config))[1]
-    assert cache["blocks.0.attn.hook_q"].shape == (4, 9, 2, 4)
+    assert cache["blocks.0.attn.hook_q"].shape == (4, 9, config.n_heads, 4)
     assert torch.equal(cache["blocks.0.attn.hook_q"].flatten(2), acts["0.attn.q"])
     assert torch.equal(cache["blocks.0.hook_resid_post"], acts["final_resid"])
     z = torch.einsum("bhqk,bkhc->bqhc", cache["blocks.0.attn.hook_pattern"], cache["blocks.0.attn.hook_v"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from openwork.artifacts import read_json
+from openwork.artifacts import read_json, write_atomically
 from openwork.model import Transformer
 
 UNKNOWN = "not recorded"
@@ -20,6 +20,12 @@ SHOWN = {
     "dead_qk_channels": "dead q/k channels",
 }
 """Numbers of a training run that the card shows, if they were measured."""
+
+
+HOW_TO_USE = """    import openwork
+    model = openwork.load_model("{directory}")
+    logits, acts = model.run(tokens, record=["0.mlp.post_act"])
+"""
 
 
 def about_model(path: str | Path) -> dict[str, Any]:
@@ -43,14 +49,7 @@ def model_card(model: Transformer, about: dict[str, Any], how_to_use: str, direc
     c, measured = model.config, about.get("measured", {})
     kind = "Weight-sparse" if _nonzero(model) < 0.5 * _parameters(model) else "Dense"
     licence = about.get("licence")
-    rows = [
-        ("parameters, without the bigram table", f"{_parameters(model):,}"),
-        ("of these not zero", f"{_nonzero(model):,}"),
-        ("layers, d_model, heads, d_mlp", f"{c.n_layers}, {c.d_model}, {c.n_heads}, {c.d_mlp}"),
-        ("context, vocabulary", f"{c.n_ctx}, {c.d_vocab}"),
-        *((SHOWN[name], f"{value:,.4g}" if isinstance(value, float) else f"{value:,}") for name, value in measured.items()),
-        ("hash", f"`{model.hash}`"),
-    ]
+    rows = [*describe(model).items(), *((SHOWN[name], value) for name, value in measured.items())]
     front = {"license": licence.lower() if licence else "unknown", "library_name": "openwork"}
     return "\n".join(
         [
@@ -68,7 +67,7 @@ def model_card(model: Transformer, about: dict[str, Any], how_to_use: str, direc
             "",
             "| what | value |",
             "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows),
+            *(f"| {name} | {_text(value)} |" for name, value in rows),
             "",
             "" if measured else "No loss was measured for this export.\n",
             how_to_use.format(directory=directory),
@@ -76,6 +75,32 @@ def model_card(model: Transformer, about: dict[str, Any], how_to_use: str, direc
             "",
         ]
     )
+
+
+def describe(model: Transformer) -> dict[str, Any]:
+    """Sizes and identity of `model`, counted."""
+    c = model.config
+    return {
+        "parameters": _parameters(model),
+        "non-zero parameters": _nonzero(model),
+        "entries of the bigram table": c.d_vocab**2 if c.bigram != "off" else 0,
+        "layers": c.n_layers,
+        "d_model": c.d_model,
+        "heads": c.n_heads,
+        "d_mlp": c.d_mlp,
+        "context": c.n_ctx,
+        "vocabulary": c.d_vocab,
+        "hash": model.hash,
+    }
+
+
+def write_model_card(model: Transformer, about: dict[str, Any], directory: Path) -> None:
+    """Write the card of `model` as README.md of its Model `directory`."""
+    write_atomically(directory / "README.md", model_card(model, about, HOW_TO_USE, directory))
+
+
+def _text(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else f"`{value}`"
 
 
 def _parameters(model: Transformer) -> int:

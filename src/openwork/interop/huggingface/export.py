@@ -47,7 +47,7 @@ def export(model: Transformer, directory: str | Path, *, about: dict[str, Any] |
         theirs.save_pretrained(aside)
         if model.tokenizer is not None:
             fast_tokenizer(model.tokenizer, model.config.n_ctx).save_pretrained(aside)
-        (aside / "README.md").write_text(model_card(model, about or {}, HOW_TO_USE), encoding="utf-8")
+        (aside / "README.md").write_text(model_card(model, about or {}, HOW_TO_USE, directory), encoding="utf-8")
         aside.chmod(0o755)  # mkdtemp lets the owner alone in
         aside.replace(directory)
     except BaseException:
