@@ -1,6 +1,6 @@
 """Read an Openwork model's activations under TransformerLens's names, for code that was written for its cache.
 
-    python examples/transformerlens_cache.py runs/demo/model
+python examples/transformerlens_cache.py runs/demo/model
 """
 
 from __future__ import annotations

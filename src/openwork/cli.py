@@ -371,7 +371,9 @@ def bench_train(
 def import_openai(
     source: Annotated[str, typer.Argument(metavar="DIRECTORY|NAME", help="A released model, or its name to fetch it.")],
     out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Model directory to write.")],
-    downloads: Annotated[Path | None, typer.Option(help="Where a fetched model is kept; OUT/release if left out.")] = None,
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where a fetched model is kept; OUT/release if left out.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Open a model of the paper's release: beeg_config.json and final_model.pt, with its tokenizer if it is there."""
@@ -388,7 +390,9 @@ def import_openai(
 
 @import_.command("gpt2")
 def import_gpt2(
-    source: Annotated[str, typer.Argument(metavar="DIRECTORY|NAME", help="A GPT-2 model of transformers, or its name.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIRECTORY|NAME", help="A GPT-2 model of transformers, or its name.")
+    ],
     out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Model directory to write.")],
     json_file: Json = None,
 ) -> None:

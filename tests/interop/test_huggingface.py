@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-from tests.pruning.planted import PlantedTask
 
 import openwork
 from openwork.errors import UserError
 from openwork.interop import huggingface
 from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
+from tests.pruning.planted import PlantedTask
 
 transformers = pytest.importorskip("transformers")
 
@@ -39,7 +39,9 @@ WIRINGS = [
 @pytest.fixture(params=WIRINGS, ids=lambda wiring: "-".join(wiring))
 def exported(request, tiny_corpus, tmp_path):
     model = random_model(tiny_corpus.tokenizer, **request.param)
-    return model, huggingface.export(model, tmp_path / "exported", about={"licence": "Apache-2.0", "data": "little files"})
+    return model, huggingface.export(
+        model, tmp_path / "exported", about={"licence": "Apache-2.0", "data": "little files"}
+    )
 
 
 def test_an_export_opens_with_the_auto_classes_and_has_the_same_logits(exported):

@@ -7,12 +7,12 @@ import json
 
 import pytest
 import torch
-from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_model
 
 from openwork.artifacts import Circuit, Edge
 from openwork.errors import UserError
 from openwork.interop import attribution, graphs, transformerlens
 from openwork.model import all_sites, node_sites, parse_node
+from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_model
 
 networkx = pytest.importorskip("networkx")
 LATER = "0.mlp.act_in.2"
@@ -33,8 +33,12 @@ class Letters:
 
 @pytest.fixture
 def planted() -> Circuit:
+    return make_planted()
+
+
+def make_planted() -> Circuit:
     """The planted circuit, and one node of the MLP that reads what the head wrote."""
-    model = planted_model()
+    model = planted_model().requires_grad_(False)
     model.tokenizer = Letters()
     names = sorted({*NODES, LATER}, key=lambda name: all_sites(model.config).index(parse_node(name, 4)[0]))
     kept: dict[str, list[int]] = {}

@@ -150,4 +150,6 @@ def test_a_tied_matrix_need_be_there_once(tmp_path):
     tokens = torch.tensor([[1, 2, 3]])
     for name in ("lm_head.weight", "transformer.wte.weight"):
         write(tmp_path, {}, {key: tensor for key, tensor in state.items() if key != name})
-        torch.testing.assert_close(openai.load(tmp_path)(tokens).double(), forward({}, state, tokens)[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            openai.load(tmp_path)(tokens).double(), forward({}, state, tokens)[0], atol=1e-4, rtol=1e-4
+        )

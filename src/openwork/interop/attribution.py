@@ -65,7 +65,9 @@ class _Attribution:
         assert self.model.tokenizer is not None
         shown = {(name, t) for name, delta in self.delta.items() for t in delta.nonzero()[:, 0].tolist()}
         links = self._weights() + self._stream() + self._embedding() + self._unembedding()
-        nodes = [self._feature(name, t) for name in self.circuit.nodes for t in range(len(self.tokens)) if (name, t) in shown]
+        nodes = [
+            self._feature(name, t) for name in self.circuit.nodes for t in range(len(self.tokens)) if (name, t) in shown
+        ]
         nodes += self._embeddings() + self._outputs()
         known = {node["node_id"] for node in nodes}
         return {
@@ -110,7 +112,9 @@ class _Attribution:
         found, layer, last = [], 2 * self.model.config.n_layers + 1, len(self.tokens) - 1
         for rank, (token, p) in enumerate(self._likely()):
             text = self.model.tokenizer.tokens([token])[0] if self.model.tokenizer else str(token)
-            node = self._node(f"{layer}_{token}_{last}", token, str(layer), last, "logit", clerp=f'Output "{text}" (p={p:.3f})')
+            node = self._node(
+                f"{layer}_{token}_{last}", token, str(layer), last, "logit", clerp=f'Output "{text}" (p={p:.3f})'
+            )
             found.append({**node, "token_prob": p, "is_target_logit": rank == 0})
         return found
 
@@ -134,7 +138,9 @@ class _Attribution:
             site, index = self.places[source]
             delta = self.delta[source]
             if not site.endswith("attn.v"):
-                found += [self._link(self._id(source, t), self._id(target, t), weight * float(x)) for t, x in enumerate(delta)]
+                found += [
+                    self._link(self._id(source, t), self._id(target, t), weight * float(x)) for t, x in enumerate(delta)
+                ]
                 continue
             layer = int(site.partition(".")[0])
             if layer not in patterns:

@@ -63,7 +63,9 @@ class Stage:
         rows, columns = universe.kept[matrix.target], universe.kept[matrix.source]
         constant = _constant(model, matrix, values)
         of_neurons = NONLINEARITIES[model.config.activation]
-        self.nonlinearity: Callable[[Tensor], Tensor] = of_neurons if matrix.target.endswith("post_act") else lambda x: x
+        self.nonlinearity: Callable[[Tensor], Tensor] = (
+            of_neurons if matrix.target.endswith("post_act") else lambda x: x
+        )
         self.constant, self.weight = constant[..., rows], matrix.weight[rows][:, columns]
         self.nodes, self.edges = universe.nodes[matrix.target], universe.edges[matrix.target]
         self.rows = universe.target[self.edges] - self.nodes.start

@@ -16,7 +16,13 @@ from openwork.model import ModelConfig, Transformer
 
 EXTRA = "huggingface"
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-MODULES = {"ln_1": "attn_norm", "ln_2": "mlp_norm", "attn.c_proj": "attn.out", "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
+MODULES = {
+    "ln_1": "attn_norm",
+    "ln_2": "mlp_norm",
+    "attn.c_proj": "attn.out",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
 """Modules of a layer but q, k and v: theirs and ours."""
 
 
@@ -55,7 +61,9 @@ def _open(source: str) -> Any:
         return GPT2LMHeadModel.from_pretrained(source)
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError, SafetensorError ...
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one") from error
+        raise UserError(
+            f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one"
+        ) from error
 
 
 def _tokenizer(source: str) -> Tokenizer | None:
