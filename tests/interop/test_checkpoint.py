@@ -1,4 +1,4 @@
-"""Files from strangers: no code of theirs runs, nothing larger than the file is allocated, one line says what is wrong."""
+"""Files from strangers: no code of theirs runs, nothing large is allocated, one line says what is wrong."""
 
 from __future__ import annotations
 

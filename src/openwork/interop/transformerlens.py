@@ -28,7 +28,7 @@ NAMES = {
     "mlp.post_act": "mlp.hook_post",
     "mlp.resid_delta": "hook_mlp_out",
 }
-"""Sites of a layer: ours and theirs. Ours are after AbsTopK; `act_in` has the norm's scale and concatenated positions."""
+"""Sites of a layer: ours and theirs. Ours are after AbsTopK; `act_in` has the norm's scale, and positions behind it."""
 PATTERN = "attn.hook_pattern"
 
 

@@ -1,4 +1,4 @@
-"""Dense GPT-2 models of `transformers` as a `Transformer`: the same door, so that pruning and verifying work on them."""
+"""Dense GPT-2 models of `transformers` as a `Transformer`, behind the same door: they can be pruned and verified."""
 
 from __future__ import annotations
 

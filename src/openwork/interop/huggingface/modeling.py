@@ -6,7 +6,7 @@ through the one door: edits hold q, k and v as they pass, and put in ``attn.y`` 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from openwork.artifacts import Edit
 from openwork.interop.huggingface.config import OpenworkConfig
 from openwork.model import Transformer
+from openwork.model.transformer import Block
 
 
 class OpenworkForCausalLM(PreTrainedModel, GenerationMixin):
@@ -27,7 +28,9 @@ class OpenworkForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = OpenworkConfig
     base_model_prefix = "model"
-    _tied_weights_keys = {"model.unembed.weight": "model.embed.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "model.unembed.weight": "model.embed.weight"
+    }
 
     def __init__(self, config: OpenworkConfig) -> None:
         super().__init__(config)
@@ -92,7 +95,7 @@ class _Attention:
     """The attention of one layer, over the keys and values of the cache and its own."""
 
     def __init__(self, model: Transformer, layer: int, cache: Cache | None, allowed: Tensor | None) -> None:
-        self.d_head, self.sink = model.config.d_head, model.blocks[layer].attn.sink
+        self.d_head, self.sink = model.config.d_head, cast(Block, model.blocks[layer]).attn.sink
         self.layer, self.cache, self.allowed = layer, cache, allowed
         self.held: dict[str, Tensor] = {}
 

@@ -100,7 +100,7 @@ def _check_pickle(data: bytes, path: Path, what: str) -> None:
             if opcode.name == "GLOBAL":
                 module, _, name = str(argument).partition(" ")
             elif opcode.name == "STACK_GLOBAL":
-                module, name = (strings[-2:] + ["?", "?"])[:2]
+                module, name = ([*strings[-2:], "?", "?"])[:2]
             elif opcode.name in ("INST", "EXT1", "EXT2", "EXT4"):
                 module, name = opcode.name, str(argument)
             else:

@@ -31,13 +31,16 @@ SITES = {
 }
 """The config's names of AbsTopK's places, and ours."""
 OLD_NAMES = {"n_mlp": "d_mlp", "n_embd": "d_model"}
-NEUTRAL = frozenset(
-    ["dropout", "dropout_cat_pos_emb", "debug_nans", "debug_exact_topk", "tokenizer_name", "grad_checkpointing", "flash", "pfrac", "sinusoidal_cat_pos_emb", "learnable_bigram_table", "expansion_factor", "expansion_factor_mlp", "sparse_matmul_impl", "enable_sparse_kernels", "bigram_table_rank", "afrac_ste", "afrac_ste_only_non_neurons"]
-)
+NEUTRAL = {
+    *("dropout", "dropout_cat_pos_emb", "grad_checkpointing", "pfrac", "afrac_ste", "afrac_ste_only_non_neurons"),
+    *("debug_nans", "debug_exact_topk", "flash", "sparse_matmul_impl", "enable_sparse_kernels", "tokenizer_name"),
+    *("sinusoidal_cat_pos_emb", "bigram_table_rank", "expansion_factor", "expansion_factor_mlp"),
+}
 """Keys of training, speed and storage: the weights say what is computed (sinusoids and tables are among them)."""
-DECISIVE = frozenset(
-    ["use_tied_aux_matrix", "unembed_rank", "mup", "mup_width_multiplier", "scale_invariance", "rtopk", "afrac_approx", "enable_fp8_linear"]
-)
+DECISIVE = {
+    *("use_tied_aux_matrix", "unembed_rank", "mup", "mup_width_multiplier", "scale_invariance"),
+    *("rtopk", "afrac_approx", "enable_fp8_linear"),
+}
 """Keys of variants that compute something else; they must be off."""
 MOST = 1 << 24
 """No size in a config is larger: what is, is damage."""

@@ -25,7 +25,7 @@ def load_tokenizer(directory: str | Path, d_vocab: int = END_OF_TEXT_ID + 1) -> 
     """The tokenizer in `directory` (``encoder.json``, ``vocab.bpe``) of a model with `d_vocab` tokens.
 
     Raises:
-        UserError: a file is missing or damaged, the two do not belong together, or they have more tokens than the model.
+        UserError: a file is missing or damaged, the two do not belong together, or the model has fewer tokens.
     """
     directory = Path(directory)
     encoder, merges = _encoder(directory / "encoder.json"), _merges(directory / "vocab.bpe")
