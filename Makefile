@@ -39,6 +39,10 @@ browser:
 	  { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  echo "no Chromium here and no way to install it: the tests of the page in a browser are skipped"
 
+# The kernels' tests with a build that fails on the first access out of bounds.
+asan: setup
+	$(BIN)/python tests/kernels/asan.py
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

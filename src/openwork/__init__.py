@@ -7,13 +7,13 @@ card = openwork.verify(circuit, task)
 """
 
 from openwork import interop, models, tasks
-from openwork.artifacts import Card, Circuit, load_card, load_circuit
+from openwork.artifacts import Card, Circuit, load_card
 from openwork.corpus import build_corpus, open_corpus
 from openwork.errors import UserError
 from openwork.faithfulness import verify
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model, save_model
-from openwork.pruning import PruneConfig, prune
+from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, train
 from openwork.viewer import write_page

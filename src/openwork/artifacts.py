@@ -68,8 +68,9 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
     """The JSON object in `path`, which should hold a `what`; a `UserError` if it is not one."""
+    data = read_bytes(path, what)
     try:
-        content = json.loads(read_bytes(path, what))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the {what} {path} is damaged ({error}); make it again") from error
     if not isinstance(content, dict):
@@ -344,19 +345,27 @@ class Card:
         return all(check.passed for check in self.checks)
 
     def save(self, path: str | Path) -> None:
-        """Write the card as JSON."""
+        """Write the card as JSON, with a checksum over the rest of it."""
         content = {**asdict(self), "passed": self.passed, "kind": "card", "format_version": FORMAT_VERSION}
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        write_atomically(path, json.dumps({**content, "sha256": _card_hash(content)}, indent=2) + "\n")
 
 
 def load_card(path: str | Path) -> Card:
-    """The card that `Card.save` wrote; a `UserError` if it is damaged."""
+    """The card that `Card.save` wrote; a `UserError` if it is damaged or altered."""
     content = read_json(path, "card")
     if content.get("kind") != "card":
         raise UserError(f"{path} holds no card; give the path of a card")
     try:
+        if content["sha256"] != _card_hash(content):
+            raise UserError(f"the card {path} was altered: its checksum differs; make it again")
         names = set(Card.__dataclass_fields__) - {"checks"}
         checks = tuple(Check(**check) for check in content["checks"])
-        return Card(**{name: content[name] for name in names}, checks=checks)
-    except (TypeError, KeyError) as error:
+        card = Card(**{name: content[name] for name in names}, checks=checks)
+        [check.value + (check.control or 0.0) for check in checks]  # numbers, or a TypeError
+    except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the card {path} lacks something ({error}); make it again") from error
+    return card
+
+
+def _card_hash(content: Mapping[str, Any]) -> str:
+    return sha256_of(json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True).encode())

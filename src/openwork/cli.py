@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openwork.artifacts import Card, load_card, load_circuit, write_atomically
+from openwork.artifacts import Card, load_card, write_atomically
 from openwork.errors import UserError
 
 app = typer.Typer(
@@ -72,7 +72,7 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        status = app(standalone_mode=False) or 0
+        status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
         from openwork.training.loop import Interrupted
@@ -111,9 +111,9 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
-    from openwork.demo import run_demo
+    from openwork.demo import DemoConfig, run_demo, train_config
 
-    summary = run_demo(out, seed=seed, console=console, open_page=open_page)
+    summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
     _write_json(json_file, summary)
 
 
@@ -295,6 +295,7 @@ def verify(
     from openwork import tasks as task_list
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
@@ -330,6 +331,7 @@ def view(
     from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
     from openwork.viewer import picture, write_page
 
     loaded = load_model(model)
@@ -344,25 +346,84 @@ def view(
 
 @bench.command("train")
 def bench_train(
-    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 2,
-    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 128,
-    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/32",
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/64",
     context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
     json_file: Json = None,
 ) -> None:
-    """Training steps per way to take them, beside the naive method and the matrix products alone."""
+    """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
     from openwork.bench import bench_training
     from openwork.config import number
 
     numbers = bench_training(
         layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
     )
-    table = Table("way", "tokens/s", "times naive", title=f"{layers} layers, d_model {d_model}, density {density}")
+    title = f"{layers} layers, d_model {d_model}, density {density}"
+    table = Table("way", "tokens/s", "times naive", "times dense", title=title)
     for name, speed in numbers["tokens_per_second"].items():
-        table.add_row(name, f"{speed:,.0f}", f"{numbers['times_naive'][name]:.2f}")
+        ratios = (numbers[key].get(name) for key in ("times_naive", "times_dense"))
+        table.add_row(name, f"{speed:,.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+@bench.command("infer")
+def bench_infer(
+    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 2048,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/256.")] = "1/256",
+    context: Annotated[int, typer.Option(help="Tokens of a context.")] = 256,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Inference, one token at a time and whole contexts, beside dense PyTorch."""
+    from openwork.bench import bench_inference
+    from openwork.config import number
+
+    numbers = bench_inference(layers, d_model, number(density, "--density"), n_ctx=context, rounds=rounds)
+    rows = [
+        {"what": what, "way": way, "tokens/s": speed, "times dense": numbers["times_dense"][what][way]}
+        for what, speeds in numbers["tokens_per_second"].items()
+        for way, speed in speeds.items()
+    ]
+    _print_rows(f"{layers} layers, d_model {d_model}, density {density}", rows)
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+@bench.command("kernels")
+def bench_kernels_command(
+    tokens: Annotated[int, typer.Option(help="Tokens of a product.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Sparse products: times faster than dense PyTorch by shape and density, and from which density on."""
+    from openwork.bench import bench_kernels, crossovers
+
+    rows = bench_kernels(tokens, rounds)
+    numbers = {"tokens": tokens, "kernels": rows, "crossovers": crossovers(rows)}
+    _print_rows("times faster than dense", [{"twin forward": "", **row} for row in rows])
+    _print_rows("wins from this density on", numbers["crossovers"])
+    print(json.dumps(numbers))
+    _write_json(json_file, numbers)
+
+
+@bench.command("topk")
+def bench_topk_command(
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 1024,
+    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Both selections: of activations and of weights, beside torch.topk."""
+    from openwork.bench import bench_topk
+
+    numbers = {"d_model": d_model, "tokens": tokens, "selections": bench_topk(d_model, tokens, rounds=rounds)}
+    _print_rows(f"selections, d_model {d_model}, {tokens} tokens", numbers["selections"])
     print(json.dumps(numbers))
     _write_json(json_file, numbers)
 
@@ -461,6 +522,7 @@ def export_graph(
     """Write a circuit as a graph: GraphML, CSV, or the public attribution-graph JSON of one prompt."""
     from openwork.interop import attribution, graphs
     from openwork.models import load_model
+    from openwork.pruning import load_circuit
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)

@@ -22,6 +22,7 @@ from openwork.config import from_dict
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, check_memory, node_sites
+from openwork.sparsity import use_sparse_layers
 
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
@@ -46,6 +47,8 @@ def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | Non
 
 def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     """The Model in the directory `path`, in eval mode, with its tokenizer and, if they were computed, its means.
+
+    Its linear layers skip the weights that are zero where that is faster; logits are those of dense layers to rounding.
 
     Raises:
         UserError: no Model there, a damaged file, or files that do not belong together.
@@ -75,6 +78,7 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
         )
     if (path / "means.safetensors").is_file():
         model.means = load_means(model, path)
+    use_sparse_layers(model)
     return model.eval().to(device)
 
 

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -275,3 +276,37 @@ def test_windows_reach_across_shards(source, tmp_path, monkeypatch):
     assert np.array_equal(parts.train.window(0, len(parts.train)), expected)
     for start in range(0, len(expected) - 90, 17):
         assert np.array_equal(parts.train.window(start, 90), expected[start : start + 90])
+
+
+def test_a_build_that_was_stopped_leaves_the_old_corpus_and_nothing_else(source, tmp_path):
+    old = build(source, tmp_path / "c").manifest.hash
+    (source / "more.py").write_text("more = 1\n")
+
+    def stop(stage, done, total):
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(source, tmp_path / "c", overwrite=True, progress=stop)
+    assert open_corpus(tmp_path / "c").manifest.hash == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
+
+
+def test_a_manifest_with_any_flipped_bit_is_refused_or_says_the_same(source, tmp_path):
+    corpus = build(source, tmp_path / "c")
+    path = tmp_path / "c" / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        with suppress(UserError):
+            assert open_corpus(tmp_path / "c").manifest == corpus.manifest  # white space
+
+
+def test_what_was_passed_over_stands_in_the_manifest_and_the_summary(source, tmp_path):
+    (source / "binary.py").write_bytes(b"\0")
+    (source / "latin.py").write_bytes(b"\xe9")
+    for m in (build(source, tmp_path / "c").manifest, open_corpus(tmp_path / "c").manifest):
+        assert {line.split(":")[0] for line in m.skipped_names} == {"binary.py", "latin.py"}
+        assert {"skipped": 2, "duplicates": 1, "empty": 1}.items() <= m.summary().items()

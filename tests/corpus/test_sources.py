@@ -222,3 +222,64 @@ def test_links_to_directories_are_not_followed(tmp_path):
     (tmp_path / "a" / "x.py").write_text("x")
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     assert list(read(tmp_path)) == ["a/x.py"]
+
+
+def test_a_path_that_exists_is_that_path_whatever_signs_it_has(tmp_path):
+    write(tmp_path, "a#b/x.py", "c.py")
+    assert set(read(tmp_path / "a#b")) == {"x.py"}
+
+
+def test_the_rules_above_a_directory_hold_up_to_its_repository_and_not_beyond(tmp_path):
+    write(tmp_path, "repo/src/keep.py", "repo/src/drop.py", "repo/src/far.py", "repo/.git/HEAD")
+    (tmp_path / ".gitignore").write_text("far.py\n")
+    (tmp_path / "repo" / ".gitignore").write_text("drop.py\n")
+    assert set(read(tmp_path / "repo" / "src")) == {"keep.py", "far.py"}
+
+
+def test_a_directory_that_is_ignored_is_read_when_it_is_named_itself(tmp_path):
+    write(tmp_path, "runs/x.py", ".git/HEAD")
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    assert set(read(tmp_path / "runs")) == {"x.py"}
+
+
+def test_lines_that_are_no_json_objects_are_passed_over(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b"[1]\n3\n\xff\xfe\n" + b"[" * 10**5 + b'\n{"text": "fine"}\n')
+    skips = Skips()
+    assert read(path, skips) == {"d.jsonl:5": "fine"}
+    assert skips.count == 4
+
+
+def test_hostile_files_are_named_and_passed_over(tmp_path):
+    (tmp_path / "binary.py").write_bytes(b"a\0b")
+    (tmp_path / "latin.py").write_bytes("é = 1".encode("latin-1"))
+    (tmp_path / "cookie.py").write_bytes(b"# -*- coding: latin-1 -*-\n" + "é = 1".encode("latin-1"))
+    (tmp_path / "wrong_cookie.py").write_bytes(b"# coding: no-such-codec\n")
+    (tmp_path / "no_text_codec.py").write_bytes(b"# coding: hex\n6566")
+    (tmp_path / "fine.py").write_text("ü = 1", encoding="utf-8")
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfx = 1\r\ny = 2\r")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / os.fsdecode(b"name\xff.py")).write_text("named = 1")
+    skips = Skips()
+    texts = read(tmp_path, skips)
+    assert set(texts) == {"cookie.py", "fine.py", "bom.py", "name\\udcff.py"}
+    assert "é = 1" in texts["cookie.py"]
+    assert texts["bom.py"] == "x = 1\ny = 2\n"
+    named = {Path(line.split(": ")[0]).name for line in skips.first}
+    spoilt = ("binary", "latin", "wrong_cookie", "no_text_codec", "gone", "loop", "pipe")
+    assert named == {f"{name}.py" for name in spoilt}
+    assert skips.count == len(named)
+    assert any("NUL" in line for line in skips.first)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_real_rights_are_respected(tmp_path):
+    write(tmp_path, "a.py", "locked.py", "secret/x.py")
+    (tmp_path / "locked.py").chmod(0)
+    (tmp_path / "secret").chmod(0)
+    skips = Skips()
+    assert list(read(tmp_path, skips)) == ["a.py"]
+    assert skips.count == 2
+    (tmp_path / "secret").chmod(0o700)

@@ -70,3 +70,21 @@ def test_what_is_no_tokenizer_is_refused(tokenizer, tmp_path):
         Tokenizer.load(path)
     with pytest.raises(UserError, match="d_vocab is 100"):
         Tokenizer.train(["x"], 100)
+
+
+@pytest.mark.parametrize("d_vocab", [-1, 0, 256, 10**9])
+def test_a_vocabulary_that_cannot_be_is_refused(d_vocab):
+    with pytest.raises(UserError, match=f"d_vocab is {d_vocab}"):
+        Tokenizer.train(["x"], d_vocab)
+
+
+def test_it_has_no_more_tokens_than_asked_for_and_fewer_from_little_text():
+    assert Tokenizer.train([TEXT], 270).d_vocab == 270
+    assert 257 <= Tokenizer.train(["abc"], 2048).d_vocab < 300
+    assert Tokenizer.train([], 2048).d_vocab == 257
+
+
+def test_its_hash_does_not_depend_on_how_the_file_is_laid_out(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(tokenizer.json), indent=4))
+    assert Tokenizer.load(path).hash == tokenizer.hash

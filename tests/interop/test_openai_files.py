@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from openwork.artifacts import load_circuit
 from openwork.errors import UserError
 from openwork.interop import openai
 from openwork.model import mean_activations, node_sites
-from openwork.pruning import PruneConfig, edges_between
+from openwork.pruning import PruneConfig, edges_between, load_circuit
 from tests.interop.releases import SMALL, write
 from tests.pruning.planted import PlantedTask
 

@@ -1,6 +1,6 @@
 """Run by test_resume.py in a process of its own: trains, and kills itself (SIGKILL) at the n-th call of a function.
 
-usage: killed_run.py CORPUS OUT MODULE.FUNCTION|none N
+usage: killed_run.py MODE CORPUS OUT MODULE.FUNCTION|none N
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
@@ -20,10 +20,12 @@ from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, train
 
 
-def config() -> TrainConfig:
+def config(mode: Literal["exact", "fast"] = "exact") -> TrainConfig:
     return TrainConfig(
+        mode=mode,
+        refresh_every=3,
         model=ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=300, bigram="learned"),
-        sparsity=SparsityConfig(density=1 / 8, floor=2),
+        sparsity=SparsityConfig(density=1 / 8, embedding_density=1 / 8, floor=2),
         tokens=12 * 4 * 8,
         batch_size=4,
         learning_rate=0.02,
@@ -51,7 +53,7 @@ def kill_at_call(name: str, n: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    corpus, out, point, n = sys.argv[1:]
+    mode, corpus, out, point, n = sys.argv[1:]
     if point != "none":
         kill_at_call(point, int(n))
-    train(open_corpus(corpus), config(), Path(out))
+    train(open_corpus(corpus), config(cast(Literal["exact", "fast"], mode)), Path(out))

@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_site(tiny_corpus,
 
 
 def test_an_infinite_gradient_leaves_the_weights_as_they_were(tiny_corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("openwork.training.loop.scale_to_rms_one_", lambda gradients: float("inf"))
+    monkeypatch.setattr("openwork.sparsity.Adam.gradient_rms", lambda optimizer: float("inf"))
     with pytest.raises(Diverged, match="are in the gradient"):
         train(tiny_corpus, config(), tmp_path / "model")
     assert not list((tmp_path / "model").glob("checkpoints/*"))

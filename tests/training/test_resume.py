@@ -21,16 +21,20 @@ from openwork.training.loop import Interrupted
 ROOT = Path(__file__).parents[2]
 
 
-def run_once(corpus: Path, out: Path, point: str, n: int) -> int:
-    command = [sys.executable, "-m", "tests.training.killed_run", str(corpus), str(out), point, str(n)]
+def run_once(mode: str, corpus: Path, out: Path, point: str, n: int) -> int:
+    command = [sys.executable, "-m", "tests.training.killed_run", mode, str(corpus), str(out), point, str(n)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120).returncode
 
 
+both_modes = pytest.mark.parametrize("mode", ["exact", "fast"])
+
+
 @pytest.fixture(scope="module")
-def unstopped(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("unstopped") / "model"
-    train(tiny_corpus, config(), out)
-    return out
+def unstopped(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    runs = {mode: tmp_path_factory.mktemp("unstopped") / mode for mode in ("exact", "fast")}
+    for mode, out in runs.items():
+        train(tiny_corpus, config(mode), out)
+    return runs
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -48,37 +52,48 @@ def assert_same_run(a: Path, b: Path) -> None:
     [
         ("openwork.training.loop.train_step", 1),  # before anything was saved
         ("openwork.training.loop.train_step", 5),  # between two checkpoints
-        ("openwork.training.loop.project_", 8),  # after the optimiser's step, before the projection
+        ("openwork.sparsity.optimizer.project_", 8),  # after the optimiser's step, before the projection
         ("os.fsync", 2),  # half way through writing a checkpoint
         ("openwork.training.loop.save_model", 1),  # trained to the end, the Model not yet written
     ],
 )
 def test_killed_and_resumed_is_bit_identical(tiny_corpus, tmp_path, unstopped, point, n):
     out = tmp_path / "model"
-    assert run_once(tiny_corpus.path, out, point, n) == -signal.SIGKILL
-    assert run_once(tiny_corpus.path, out, "none", 0) == 0
-    assert_same_run(out, unstopped)
+    assert run_once("exact", tiny_corpus.path, out, point, n) == -signal.SIGKILL
+    assert run_once("exact", tiny_corpus.path, out, "none", 0) == 0
+    assert_same_run(out, unstopped["exact"])
 
 
-def test_asked_to_stop_it_ends_after_the_step_and_goes_on_from_there(tiny_corpus, tmp_path, unstopped):
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [8, 10, 11])  # checkpoints are every 3 steps, as refreshes: goes on at a refresh
+def test_killed_in_fast_mode_and_resumed_is_bit_identical(tiny_corpus, tmp_path, unstopped, n):
+    out = tmp_path / "model"
+    assert run_once("fast", tiny_corpus.path, out, "openwork.training.loop.train_step", n) == -signal.SIGKILL
+    assert run_once("fast", tiny_corpus.path, out, "none", 0) == 0
+    assert_same_run(out, unstopped["fast"])
+
+
+@both_modes
+@pytest.mark.parametrize("stop", [5, 8, 9, 10])
+def test_asked_to_stop_it_ends_after_the_step_and_goes_on_from_there(tiny_corpus, tmp_path, unstopped, mode, stop):
     out = tmp_path / "model"
 
-    def stop_at_5(line):
-        if line["step"] == 5:
+    def stop_here(line):
+        if line["step"] == stop:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="stopped after step 5 of 12"):
-        train(tiny_corpus, config(), out, stop_at_5)
-    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5]
+    with pytest.raises(Interrupted, match=f"stopped after step {stop} of 12"):
+        train(tiny_corpus, config(mode), out, stop_here)
+    assert [line["step"] for line in read_metrics(out)] == list(range(1, stop + 1))
     steps = []
-    train(tiny_corpus, config(), out, lambda line: steps.append(line["step"]))
-    assert steps == list(range(6, 13))
-    assert_same_run(out, unstopped)
+    train(tiny_corpus, config(mode), out, lambda line: steps.append(line["step"]))
+    assert steps == list(range(stop + 1, 13))
+    assert_same_run(out, unstopped[mode])
 
 
 def test_other_settings_or_another_corpus_are_refused(tiny_corpus, unstopped):
     with pytest.raises(UserError, match=r"learning_rate: 0\.02, now 0\.03"):
-        train(tiny_corpus, replace(config(), learning_rate=0.03), unstopped)
+        train(tiny_corpus, replace(config(), learning_rate=0.03), unstopped["exact"])
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, tmp_path, unstopped, caplog):
@@ -88,7 +103,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, t
     newest.write_bytes(newest.read_bytes()[:-100])
     train(tiny_corpus, config(), out)
     assert newest.name in caplog.text
-    assert_same_run(out, unstopped)
+    assert_same_run(out, unstopped["exact"])
     for path in (out / "checkpoints").iterdir():
         path.write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="no checkpoint in .* is whole"):

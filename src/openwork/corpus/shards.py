@@ -100,6 +100,7 @@ class Manifest:
         return {
             **counts,
             "duplicates": self.duplicates,
+            "empty": self.empty,
             "skipped": self.skipped,
             "skipped_names": list(self.skipped_names),
         }

@@ -1,108 +1,32 @@
 """The kernels: one function each, compiled where a C++ compiler was found, else its twin in plain PyTorch.
 
-All are exact and deterministic; the compiled ones and the twins give the same bits. ``OPENWORK_KERNELS=torch`` in the
-environment chooses the twins. ``torch.compile`` sees one operator, `openwork::abs_topk`.
+All are deterministic: the same bits on every run with the same number of threads. The selections are exact, and their
+twins give the same bits; products and sums agree with theirs to rounding. ``OPENWORK_KERNELS=torch`` in the environment
+chooses the twins. ``torch.compile`` sees ordinary operators, ``torch.ops.openwork``.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from openwork.kernels import library
+from openwork.kernels.adam import adam_step_
+from openwork.kernels.passes import cross_entropy, gelu, rms_norm
+from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
+from openwork.kernels.selection import abs_topk, keep_topk_
 
-import torch
-from torch import Tensor
-
-from openwork.errors import UserError
-from openwork.kernels import library, twins
-
-__all__ = ["abs_topk", "keep_topk_", "native"]
+__all__ = [
+    "SparseWeight",
+    "abs_topk",
+    "adam_step_",
+    "compress",
+    "cross_entropy",
+    "exact_linear",
+    "gelu",
+    "keep_topk_",
+    "native",
+    "rms_norm",
+    "sparse_linear",
+    "sparse_vector",
+]
 
 native: bool = library.library is not None
 """Whether the compiled kernels are used (for float32 tensors in main memory; the twins do all others)."""
-
-
-def abs_topk(x: Tensor, k: int) -> Tensor:
-    """AbsTopK (paper, A.1): x (..., d) with the k largest magnitudes of each row kept, zeros elsewhere.
-
-    Exactly k entries of each row are kept, of equal ones those of lower index; k = d gives x itself. NaN counts as
-    larger than everything: it is kept, and so seen. Differentiable once; the gradient reaches every kept entry, also
-    one whose value is zero.
-
-    Raises:
-        UserError: k is not between 1 and d.
-    """
-    d = x.shape[-1] if x.dim() else 0
-    if not 1 <= k <= d:
-        raise UserError(f"AbsTopK cannot keep {k} of {d} channels; k must lie between 1 and {d}")
-    return x if k == d else _AbsTopK.apply(x, k)
-
-
-def _forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return (library if library.usable(x) else twins).abs_topk(x, k)
-
-
-def _backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
-    return (library if library.usable(dy, y) else twins).abs_topk_backward(dy, y, zero_cut)
-
-
-_operators = torch.library.Library("openwork", "DEF")
-_operators.define("abs_topk(Tensor x, int k) -> (Tensor y, Tensor zero_cut)")
-_operators.define("abs_topk_backward(Tensor dy, Tensor y, Tensor zero_cut) -> Tensor")
-_operators.impl("abs_topk", _forward, "CompositeExplicitAutograd")
-_operators.impl("abs_topk_backward", _backward, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("openwork::abs_topk", lib=_operators)
-def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, x.new_empty(x.shape[:-1], dtype=torch.int32)
-
-
-@torch.library.register_fake("openwork::abs_topk_backward", lib=_operators)
-def _(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
-    return torch.empty_like(y)
-
-
-class _AbsTopK(torch.autograd.Function):
-    """Calls the kernel itself, or, while torch.compile traces, the operator, which costs some 10 us more a call."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        call = torch.ops.openwork.abs_topk if torch.compiler.is_compiling() else _forward
-        y, zero_cut = call(x, k)
-        ctx.save_for_backward(y, zero_cut)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        call = torch.ops.openwork.abs_topk_backward if torch.compiler.is_compiling() else _backward
-        return call(dy, *ctx.saved_tensors), None
-
-
-@torch.no_grad()
-def keep_topk_(weight: Tensor, k: int, floor: int = 0, axis: Literal[0, 1] = 1) -> None:
-    """Zero, in place, all but the k largest magnitudes of weight (n,) or (rows, cols).
-
-    With a `floor`, every row (axis 1: counted along the inputs of each output) or column (axis 0) keeps its own `floor`
-    largest, or all that it has: these come first, and the rest of the k are the largest of all others. A vector is one
-    row. Exactly k entries are kept, of equal ones those of lower flat index; NaN counts as larger than everything.
-
-    Raises:
-        UserError: k is larger than the tensor or smaller than the floors need, or weight has no or more than two axes.
-    """
-    if weight.dim() not in (1, 2):
-        raise UserError(f"cannot select weights of shape {tuple(weight.shape)}; it must have one or two axes")
-    if weight.dim() == 1:
-        weight, axis = weight.unsqueeze(0), 1
-    lines, length = weight.shape if axis == 1 else weight.shape[::-1]
-    floor = min(floor, length)
-    if not lines * floor <= k <= weight.numel() or floor < 0:
-        raise UserError(
-            f"cannot keep {k} of {weight.numel()} weights of shape {tuple(weight.shape)} with a floor of {floor} for "
-            f"each of {lines} {'rows' if axis == 1 else 'columns'}; "
-            f"k must lie between {lines * floor} and {weight.numel()}"
-        )
-    if k == 0:
-        weight.zero_()
-    elif k < weight.numel():
-        (library if library.usable(weight) else twins).keep_topk_(weight, k, floor, axis)

@@ -12,7 +12,62 @@
       (const int32_t *dy, const int32_t *y, const int32_t *cut, int32_t *dx, int64_t rows, int64_t d, int threads),  \
       (dy, y, cut, dx, rows, d, threads))                                                                            \
     X(int, keep_topk, (int32_t *w, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis, int threads),     \
-      (w, rows, cols, k, floor, axis, threads))
+      (w, rows, cols, k, floor, axis, threads))                                                                      \
+    X(int64_t, compress_starts, (const int32_t *w, int32_t *starts, int64_t rows, int64_t cols, int threads),        \
+      (w, starts, rows, cols, threads))                                                                              \
+    X(void, compress,                                                                                                \
+      (const int32_t *w, const int32_t *starts, int32_t *columns, int32_t *values, int32_t *t_starts,                \
+       int32_t *t_rows, int32_t *order, int64_t rows, int64_t cols, int threads),                                    \
+      (w, starts, columns, values, t_starts, t_rows, order, rows, cols, threads))                                    \
+    X(int, sparse_linear,                                                                                            \
+      (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
+       float *y, int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                          \
+      (x, starts, columns, values, bias, y, tokens, d_in, d_out, threads))                                           \
+    X(void, sparse_vector,                                                                                           \
+      (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
+       int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
+      (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
+    X(int, sparse_linear_backward,                                                                                   \
+      (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
+       const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \
+       int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
+      (dy, x, starts, columns, values, t_starts, t_rows, t_values, dx, gradients, tokens, d_in, d_out, parts,        \
+       threads))                                                                                                     \
+    X(void, adam_step,                                                                                               \
+      (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
+       float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \
+      (parameter, gradient, exp_avg, exp_avg_sq, n, scale, beta1, beta2, eps, size, root, shrink, threads))          \
+    X(int, attention,                                                                                                \
+      (const float *q, const float *k, const float *v, const float *sink, float *y, float *lse, int64_t batch,       \
+       int64_t heads, int64_t queries, int64_t keys, int64_t d_head, int threads),                                   \
+      (q, k, v, sink, y, lse, batch, heads, queries, keys, d_head, threads))                                         \
+    X(int, attention_backward,                                                                                       \
+      (const float *dy, const float *q, const float *k, const float *v, const float *sink, const float *y, const     \
+       float *lse, float *dq, float *dk, float *dv, float *dsink, int64_t batch, int64_t heads, int64_t length,      \
+       int64_t d_head, int threads),                                                                                 \
+      (dy, q, k, v, sink, y, lse, dq, dk, dv, dsink, batch, heads, length, d_head, threads))                         \
+    X(void, rms_norm,                                                                                                \
+      (const float *x, const float *weight, float *y, float *scales, int64_t rows, int64_t d, float eps, int         \
+       threads),                                                                                                     \
+      (x, weight, y, scales, rows, d, eps, threads))                                                                 \
+    X(void, rms_norm_backward,                                                                                       \
+      (const float *dy, const float *x, const float *weight, const float *scales, float *dx, float *dweights,        \
+       int64_t rows, int64_t d, int64_t parts, int threads),                                                         \
+      (dy, x, weight, scales, dx, dweights, rows, d, parts, threads))                                                \
+    X(void, gelu,                                                                                                    \
+      (const float *x, float *y, int64_t n, int threads),                                                            \
+      (x, y, n, threads))                                                                                            \
+    X(void, gelu_backward,                                                                                           \
+      (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
+      (dy, x, dx, n, threads))                                                                                       \
+    X(void, cross_entropy,                                                                                           \
+      (const float *logits, const int64_t *targets, float *losses, float *lse, int64_t rows, int64_t d, int          \
+       threads),                                                                                                     \
+      (logits, targets, losses, lse, rows, d, threads))                                                              \
+    X(void, cross_entropy_backward,                                                                                  \
+      (const float *logits, const int64_t *targets, const float *lse, float *dlogits, float scale, int64_t rows,     \
+       int64_t d, int threads),                                                                                      \
+      (logits, targets, lse, dlogits, scale, rows, d, threads))
 
 Fork openwork_fork = nullptr;
 

@@ -15,11 +15,25 @@ from torch import Tensor
 
 from openwork.kernels import build
 
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT]),
     "keep_topk": (_INT, [_POINTER, _LONG, _LONG, _LONG, _LONG, _INT, _INT]),
+    "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
+    "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
+    "sparse_linear": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_vector": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_linear_backward": (_INT, [*[_POINTER] * 10, _LONG, _LONG, _LONG, _LONG, _INT]),
+    "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
+    "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
+    "attention_backward": (_INT, [*[_POINTER] * 11, *[_LONG] * 4, _INT]),
+    "rms_norm": (None, [*[_POINTER] * 4, _LONG, _LONG, _FLOAT, _INT]),
+    "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
+    "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
+    "cross_entropy": (None, [*[_POINTER] * 4, _LONG, _LONG, _INT]),
+    "cross_entropy_backward": (None, [*[_POINTER] * 4, _FLOAT, _LONG, _LONG, _INT]),
     "set_fork": (None, [_POINTER]),
     "set_level": (None, [_INT]),
     "best_level": (_INT, []),
@@ -66,33 +80,121 @@ def usable(*tensors: Tensor) -> bool:
     return library is not None and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
+def hold_memory() -> None:
+    """Ask the C library to keep freed memory for the next tensor of its size, instead of handing pages back and forth.
+
+    A step allocates the same tensors as the step before. Does nothing where the C library is not glibc.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(mmap_threshold, 32 << 20)  # the largest that it takes
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
+
+
+def here(*tensors: Tensor) -> bool:
+    """Whether to use the compiled kernels on these now: they are `usable`, and torch.compile is not tracing."""
+    return usable(*tensors) and not torch.compiler.is_compiling()
+
+
+def call(name: str, *arguments: Tensor | float | None) -> None:
+    """Call a kernel on contiguous tensors (None is a null pointer) and numbers, on as many threads as PyTorch uses."""
+    assert library is not None
+    plain = (x if not isinstance(x, Tensor) else _contiguous(x).data_ptr() for x in arguments)
+    if getattr(library, f"openwork_{name}")(*plain, torch.get_num_threads()):
+        raise MemoryError(f"no memory left for {name}")
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    assert x.is_contiguous(), (x.shape, x.stride())
+    return x
+
+
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As `openwork.kernels.twins.abs_topk`."""
-    assert library is not None
     x, d = x.detach().contiguous(), x.shape[-1]
     y, zero_cut = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.int32)
-    rows = x.numel() // d
-    library.openwork_abs_topk(x.data_ptr(), y.data_ptr(), zero_cut.data_ptr(), rows, d, k, torch.get_num_threads())
+    call("abs_topk", x, y, zero_cut, x.numel() // d, d, k)
     return y, zero_cut
 
 
 def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
     """As `openwork.kernels.twins.abs_topk_backward`; y and zero_cut as `abs_topk` returned them."""
-    assert library is not None and y.is_contiguous() and zero_cut.is_contiguous()
-    dy, dx, d = dy.contiguous(), torch.empty_like(y), y.shape[-1]
-    pointers = (dy.data_ptr(), y.data_ptr(), zero_cut.data_ptr(), dx.data_ptr())
-    library.openwork_abs_topk_backward(*pointers, y.numel() // d, d, torch.get_num_threads())
+    dx, d = torch.empty_like(y), y.shape[-1]
+    call("abs_topk_backward", dy.contiguous(), y, zero_cut, dx, y.numel() // d, d)
     return dx
 
 
 def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
     """As `openwork.kernels.twins.keep_topk_`."""
-    assert library is not None and 0 < k < weight.numel()
+    assert 0 < k < weight.numel()
     dense = weight.detach().contiguous()
-    rows, cols = dense.shape
-    if library.openwork_keep_topk(dense.data_ptr(), rows, cols, k, floor, axis, torch.get_num_threads()):
-        raise MemoryError(f"no memory left to select among {rows} x {cols} weights")
+    call("keep_topk", dense, *dense.shape, k, floor, axis)
     if dense.data_ptr() != weight.data_ptr():
         weight.copy_(dense)
     else:
         torch.autograd.graph.increment_version(weight)
+
+
+def compress(weight: Tensor) -> list[Tensor]:
+    """As `openwork.kernels.twins.compress`."""
+    assert library is not None
+    weight, threads = weight.detach().contiguous(), torch.get_num_threads()
+    rows, cols = weight.shape
+    starts, t_starts = torch.empty(rows + 1, dtype=torch.int32), torch.empty(cols + 1, dtype=torch.int32)
+    n = library.openwork_compress_starts(weight.data_ptr(), starts.data_ptr(), rows, cols, threads)
+    columns, t_rows, order = torch.empty(3, n, dtype=torch.int32)
+    out = [starts, columns, torch.empty(n), t_starts, t_rows, order]
+    call("compress", weight, *out, rows, cols)
+    return out
+
+
+def sparse_linear(
+    x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """As `openwork.kernels.twins.sparse_linear`."""
+    assert starts.shape == (d_out + 1,)
+    x, d_in = x.detach().contiguous(), x.shape[-1]
+    y = torch.empty(*x.shape[:-1], d_out)
+    call("sparse_linear", x, starts, columns, values, bias, y, x.numel() // d_in, d_in, d_out)
+    return y
+
+
+def sparse_vector(
+    x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """As `openwork.kernels.twins.sparse_vector`."""
+    x, d_in = x.detach().contiguous(), x.shape[-1]
+    y = torch.empty(*x.shape[:-1], d_out)
+    call("sparse_vector", x, t_starts, t_rows, t_values, bias, y, x.numel() // d_in, d_in, d_out)
+    return y
+
+
+def sparse_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    t_starts: Tensor,
+    t_rows: Tensor,
+    order: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `openwork.kernels.twins.sparse_linear_backward`."""
+    x, parts = x.detach().contiguous(), torch.get_num_threads()
+    dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(values)
+    weight, transposed = (starts, columns, values), (t_starts, t_rows, values[order])
+    gradients = torch.empty(parts, n + d_out)
+    sizes = (x.numel() // d_in, d_in, d_out, parts)
+    call("sparse_linear_backward", dy.contiguous(), x, *weight, *transposed, dx, gradients, *sizes)
+    gradient = gradients.sum(0) if parts > 1 else gradients[0]
+    return dx, gradient[:n], gradient[n:]
+
+
+def adam_step_(parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *numbers: float) -> None:
+    """As `openwork.kernels.twins.adam_step_`; all but the gradient are contiguous."""
+    call("adam_step", parameter, gradient.contiguous(), exp_avg, exp_avg_sq, parameter.numel(), *numbers)
+    torch.autograd.graph.increment_version(parameter)

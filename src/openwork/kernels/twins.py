@@ -7,6 +7,7 @@ the k-th largest is found by bisection over its bits: one count a bit, no sort, 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -62,3 +63,87 @@ def _kept(keys: Tensor, k: int) -> Tensor:
         bound = torch.where((keys >= higher).sum(-1, keepdim=True) >= k, higher, bound)
     above, equal = keys > bound, keys == bound
     return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+
+
+def compress(weight: Tensor) -> list[Tensor]:
+    """The non-zeros of weight (rows, cols), indices in int32.
+
+    By rows: starts (rows + 1,), columns and values (n,). By columns: t_starts (cols + 1,), t_rows (n,), and order (n,),
+    the places of their values in ``values``.
+    """
+    rows, cols = weight.detach().nonzero(as_tuple=True)
+    order = cols.argsort(stable=True)
+
+    def starts(line: Tensor, n: int) -> Tensor:
+        return F.pad(torch.bincount(line, minlength=n).cumsum(0), (1, 0)).int()
+
+    by_rows = (starts(rows, weight.shape[0]), cols.int(), weight.detach()[rows, cols])
+    return [*by_rows, starts(cols, weight.shape[1]), rows[order].int(), order.int()]
+
+
+def sparse_linear(
+    x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """x (..., d_in) times the weight (d_out, d_in) whose starts, columns, values `compress` gave, plus bias (d_out,).
+
+    A weight that is zero multiplies nothing, not even a NaN or an infinity.
+    """
+    x_ND = x.detach().reshape(-1, x.shape[-1])
+    indices = torch.stack([_lines(starts), columns.long()])
+    weight = torch.sparse_coo_tensor(indices, values.detach(), (d_out, x.shape[-1]), check_invariants=False)
+    y = torch.sparse.mm(weight, x_ND.T).T.reshape(*x.shape[:-1], d_out)
+    return (y if bias is None else y + bias.detach()).contiguous()
+
+
+def sparse_vector(
+    x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
+) -> Tensor:
+    """As `sparse_linear`, of a weight by columns and a few x (..., d_in); a zero in x meets no weight, not even NaN."""
+    x_ND = x.detach().reshape(-1, x.shape[-1])
+    weight = torch.zeros(d_out, x.shape[-1], dtype=x.dtype, device=x.device)
+    weight[t_rows.long(), _lines(t_starts)] = t_values.detach()
+    products = torch.where((x_ND[:, None] == 0) | (weight == 0), 0, x_ND[:, None] * weight)
+    y = products.sum(-1).reshape(*x.shape[:-1], d_out)
+    return y if bias is None else y + bias.detach()
+
+
+def sparse_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    t_starts: Tensor,
+    t_rows: Tensor,
+    order: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `sparse_linear`: of x, of the values (n,) alone, and of the bias."""
+    dx = sparse_linear(dy, t_starts, t_rows, values[order], None, x.shape[-1])
+    dy_NO, x_NI = dy.reshape(-1, dy.shape[-1]), x.detach().reshape(-1, x.shape[-1])
+    return dx, (dy_NO.T @ x_NI)[_lines(starts), columns.long()], dy_NO.sum(0)
+
+
+def adam_step_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    scale: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    size: float,
+    root: float,
+    shrink: float,
+) -> None:
+    """In place, with g = gradient * scale: m += (1 - beta1) (g - m), v = beta2 v + (1 - beta2) g^2, and then
+    parameter = shrink * parameter - size * m / (sqrt(v) / root + eps)."""
+    gradient = gradient * scale
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    parameter.mul_(shrink).addcdiv_(exp_avg, exp_avg_sq.sqrt().div_(root).add_(eps), value=-size)
+
+
+def _lines(starts: Tensor) -> Tensor:
+    """The line of each non-zero."""
+    return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())

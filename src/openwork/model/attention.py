@@ -1,6 +1,7 @@
-"""Attention with a sink, exact, through PyTorch's fused kernel, without a T x T mask or pattern in memory.
+"""Attention with a sink, exact, without a T x T mask or pattern in memory.
 
-The sink is one more key whose value is zero: with s = scores and b = the sink's logit,
+Small heads go through a kernel of this package (`openwork.kernels.attention`), the others through PyTorch's fused one.
+There, the sink is one more key whose value is zero: with s = scores and b = the sink's logit,
 
     y = sum_j exp(s_j) v_j / (exp(b) + sum_j exp(s_j)) = sigmoid(logsumexp(s) - b) * attention(q, k, v)
 
@@ -17,12 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.kernels.attention import attention, fits
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
-    """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none."""
+    """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none.
+
+    The queries may be fewer than keys and values: they are those of the last positions.
+    """
+    if fits(q, k, v, d_head):
+        return attention(q, k, v, d_head, sink)
     batch, length, width = q.shape
-    q_BHTK, k_BHTK, v_BHTK = (x.view(batch, length, -1, d_head).transpose(1, 2) for x in (q, k, v))
-    if sink is None:
+    q_BHTK, k_BHTK, v_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
+    if length < k.shape[1]:
+        y_BHTK = attention_pattern(q, k, d_head, sink) @ v_BHTK
+    elif sink is None:
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
     elif q.device.type == "cpu" and q.dtype == torch.float32:
         y_BHTK = _SinkAttention.apply(q_BHTK, k_BHTK, v_BHTK, sink)
@@ -62,10 +72,11 @@ def _extra_key_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tenso
 
 def attention_pattern(q: Tensor, k: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
     """The pattern itself, (batch, head, query, key), for reading: it costs T x T memory per head."""
-    batch, length, _ = q.shape
-    q_BHTK, k_BHTK = (x.view(batch, length, -1, d_head).transpose(1, 2) for x in (q, k))
+    batch, length, keys = *q.shape[:2], k.shape[1]
+    q_BHTK, k_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k))
     scores = q_BHTK @ k_BHTK.transpose(-1, -2) * d_head**-0.5
-    scores = scores.masked_fill(torch.ones(length, length, device=q.device).triu(1).bool(), -torch.inf)
+    later = torch.ones(length, keys, device=q.device).triu(1 + keys - length).bool()
+    scores = scores.masked_fill(later, -torch.inf)
     if sink is None:
         return scores.softmax(-1)
     with_sink = torch.cat([sink[:, None, None].expand(batch, -1, length, 1), scores], dim=-1)

@@ -22,8 +22,9 @@ from torch.func import functional_call
 
 from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
-from openwork.kernels import abs_topk
+from openwork.kernels import abs_topk, gelu, rms_norm
 from openwork.model.attention import attend, attention_pattern
+from openwork.model.cache import LayerCache
 from openwork.model.sites import NODE_SITES, STREAM_SITES, check_sites, width
 from openwork.model.wiring import weights_of
 
@@ -102,7 +103,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
-            return F.rms_norm(x, self.weight.shape, self.weight)
+            return rms_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
@@ -119,15 +120,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, config.d_model, bias=config.bias)
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
-    def forward(self, x: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, at: At, cache: LayerCache | None = None) -> Tensor:
         q = at("attn.q", self.sparse("attn.q", self.q(x)))
         k = at("attn.k", self.sparse("attn.k", self.k(x)))
         v = at("attn.v", self.sparse("attn.v", self.v(x)))
+        if cache is not None:
+            k, v = cache.extend(k, v)
         y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
         return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
 
 
-NONLINEARITIES = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+NONLINEARITIES = {"gelu": gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 class MLP(nn.Module):
@@ -172,10 +175,10 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, at: At, position: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, at: At, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
         x = at("resid_in", x)
         read = self._with_position(self.attn_norm(x), position, 0)
-        x = self._write(x, self.attn(at("attn.act_in", self.sparse("attn.act_in", read)), at))
+        x = self._write(x, self.attn(at("attn.act_in", self.sparse("attn.act_in", read)), at, cache))
         x = at("resid_mid", self.sparse("resid_mid", x))
         read = self._with_position(self.mlp_norm(x), position, 1)
         x = self._write(x, self.mlp(at("mlp.act_in", self.sparse("mlp.act_in", read)), at))
@@ -230,18 +233,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor, at: At = lambda site, x: x, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
-        length = tokens.shape[-1] if positions is None else int(positions.max()) + 1
-        if length > self.config.n_ctx:
-            raise UserError(f"{length} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
-        x, position = self.embed(tokens), None
-        if self.config.positions != "none":
-            position = self.position[:length] if positions is None else self.position[positions]
-        if self.config.positions == "learned":
-            x = x + position
-        for layer, block in enumerate(self.blocks):
-            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position)
-        logits = self.unembed(self.final_norm(at("final_resid", x)))
-        return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
+        return self._logits(tokens, at, positions=positions)
 
     def run(
         self,
@@ -283,6 +275,32 @@ class Transformer(nn.Module):
         """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
         return weights_of(self, edges, values)
 
+    def new_cache(self) -> list[LayerCache]:
+        """An empty key/value cache, for `extend`."""
+        return [LayerCache(self.config.n_ctx) for _ in self.blocks]
+
+    def extend(self, tokens: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T) that follow those in `cache`, which takes them in."""
+        return self._logits(tokens, lambda site, x: x, cache)
+
+    def _logits(
+        self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = (), positions: Tensor | None = None
+    ) -> Tensor:
+        cache = cache or [None] * len(self.blocks)
+        start = cache[0].length if cache[0] is not None else 0
+        end = start + tokens.shape[-1] if positions is None else int(positions.max()) + 1
+        if end > self.config.n_ctx:
+            raise UserError(f"{end} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
+        x, position = self.embed(tokens), None
+        if self.config.positions != "none":
+            position = self.position[start:end] if positions is None else self.position[positions]
+        if self.config.positions == "learned":
+            x = x + position
+        for layer, block in enumerate(self.blocks):
+            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position, cache[layer])
+        logits = self.unembed(self.final_norm(at("final_resid", x)))
+        return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
+
     def attention_pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
         """Attention (B, head, query, key) of `layer` for q and k (B, T, width); a sink takes what rows lack to 1."""
         attention = cast(Attention, self.blocks[layer].attn)
@@ -296,14 +314,17 @@ class Transformer(nn.Module):
         device = self.embed.weight.device
         generator = torch.Generator(device).manual_seed(seed)
         start = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt)]
-        tokens = torch.tensor(start, device=device)
+        tokens, cache, new = torch.tensor(start, device=device), self.new_cache(), torch.tensor(start, device=device)
         for _ in range(n_tokens):
-            logits = self(tokens[None, -self.config.n_ctx :])[0, -1]
+            if len(tokens) <= self.config.n_ctx:
+                logits = self.extend(new[None], cache)[0, -1]
+            else:  # the window moves, and with it what every position has seen
+                logits = self(tokens[None, -self.config.n_ctx :])[0, -1]
             likely = torch.softmax(logits / temperature, -1) if temperature > 0 else None
-            new = logits.argmax() if likely is None else torch.multinomial(likely, 1, generator=generator)[0]
+            new = logits.argmax()[None] if likely is None else torch.multinomial(likely, 1, generator=generator)
             if int(new) == self.tokenizer.end_of_text:
                 break
-            tokens = torch.cat([tokens, new[None]])
+            tokens = torch.cat([tokens, new])
         return prompt + self.tokenizer.decode(tokens[len(start) :].tolist())
 
     @property

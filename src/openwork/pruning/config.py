@@ -16,7 +16,7 @@ class PruneConfig:
     """Calibrated task loss that the circuit must reach, in nats (paper: 0.15)."""
     ablation: Ablation = "mean"
     """What a node outside the circuit is set to: its mean over the corpus, or zero."""
-    candidates: int = 256
+    candidates: int = 64
     """Nodes that the search starts from, at least; twice as many until the task can be done with them."""
     k_coefs: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3, 1e-2, 1.7e-2, 2.5e-2)
     """Prices of a node, in nats; each seed tries all, and goes on with the better half of them until two are left."""
@@ -25,8 +25,8 @@ class PruneConfig:
     pairs: int = 16
     """Pairs per step."""
     learning_rate: float = 5e-2
-    init_bias: float = 0.3
-    init_noise: float = 0.1
+    init_bias: float = 0.2
+    init_noise: float = 0.07
     """Gates start at init_bias + init_noise * normal: so far apart that those of one mechanism do not close at once."""
     weight_decay: float = 1e-3
     beta2: float = 0.95

@@ -37,7 +37,7 @@ def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) ->
     pool, quick = problem.pairs(POOL, 2, seeds[0]), problem.pairs(QUICK_PAIRS, 3, seeds[0])
     say = _say(problem, "learn nodes", config.steps)
     trials = _start(config, [(s, k) for s in seeds for k in config.k_coefs], torch.ones(1, int(gate.max()) + 1))
-    n_rungs = max(1, (len(config.k_coefs) - 1).bit_length() - 1)
+    n_rungs = max(1, (len(config.k_coefs) - 1).bit_length())
     for rung in range(n_rungs):
         rung_end = config.steps * (2 ** (rung + 1) - 1) // (2**n_rungs - 1)
         while trials.step < rung_end:

@@ -1,31 +1,100 @@
-"""Adam as the method uses it: the model's gradient is scaled to RMS 1 at every step, eps is 0.1 (paper, A.2)."""
+"""Adam as the method uses it: the model's gradient is scaled to RMS 1 at every step, eps is 0.1 (paper, A.2).
+
+`Adam` is the exact method: a gradient and two moments for every weight, zero or not. `openwork.sparsity.kept` has the
+form that pays for the kept weights alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-def scale_to_rms_one_(gradients: list[Tensor]) -> float:
-    """Divide the gradients, in place, by their common root mean square over all entries; returns that RMS.
-
-    A gradient of zero or with a NaN or an infinity is left as it is, and its RMS tells so.
-    """
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    rms = float(norm) / sum(gradient.numel() for gradient in gradients) ** 0.5
-    if 0 < rms < float("inf"):
-        torch._foreach_mul_(gradients, 1 / rms)
-    return rms
+from openwork.kernels import adam_step_
+from openwork.sparsity.projection import Quota, project_
 
 
-def make_adam(
-    named: Iterable[tuple[str, nn.Parameter]], betas: tuple[float, float], eps: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW whose decoupled decay acts on weight matrices and embeddings alone: no bias, norm, sink or bigram table."""
-    trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-    decayed = [parameter for name, parameter in trained if parameter.dim() == 2 and not name.endswith("bigram")]
-    others = [parameter for name, parameter in trained if parameter.dim() != 2 or name.endswith("bigram")]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+@dataclass(frozen=True)
+class AdamConfig:
+    """What does not change from step to step."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 0.1
+    weight_decay: float = 0.1
+    """Decoupled; acts on weight matrices and embeddings alone: no bias, norm, sink or bigram table."""
+
+
+class Adam:
+    """The optimiser of a training run: `begin`, backward, `gradient_rms`, `step`, `zero_grad`."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: AdamConfig) -> None:
+        self.config = config
+        self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+        self.moments = {
+            name: (torch.zeros_like(p.data), torch.zeros_like(p.data)) for name, p in self.parameters.items()
+        }
+        self.n = 0
+        """Steps taken."""
+
+    def begin(self, step: int) -> None:
+        """Before the forward pass of training step `step`, from 0."""
+
+    def gradient_rms(self) -> float:
+        """The root mean square of the gradient over all weights."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        return norm(gradients) / sum(gradient.numel() for gradient in gradients) ** 0.5
+
+    def step(self, rate: float, gradient_rms: float, plan: Sequence[Quota]) -> None:
+        """Scale the gradient to RMS 1 (one of zero stays as it is), take the step, project by `plan`."""
+        self.n += 1
+        for name in self.parameters:
+            self.update(name, *self.moments[name], rate, gradient_rms)
+        project_(plan)
+
+    def update(self, name: str, exp_avg: Tensor, exp_avg_sq: Tensor, rate: float, gradient_rms: float) -> None:
+        """Adam's change of one parameter by its gradient, if it has one."""
+        parameter = self.parameters[name]
+        if parameter.grad is not None:
+            decay = self.config.weight_decay if decays(name, parameter) else 0.0
+            options = self.options(rate, gradient_rms)
+            adam_step_(parameter, parameter.grad, exp_avg, exp_avg_sq, decay=decay, **options)
+
+    def options(self, rate: float, gradient_rms: float) -> dict[str, Any]:
+        """What this step is for every tensor."""
+        scale = 1 / gradient_rms if gradient_rms > 0 else 1.0
+        return {"n": self.n, "rate": rate, "betas": self.config.betas, "eps": self.config.eps, "scale": scale}
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def settle(self) -> None:
+        """Bring the model's parameters up to date where the optimiser has newer ones; call it after the last step."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, by name."""
+        kinds = ("exp_avg", "exp_avg_sq")
+        return {f"{k}.{name}": m for name, pair in self.moments.items() for k, m in zip(kinds, pair, strict=True)}
+
+    def load_state(self, state: dict[str, Tensor], n: int) -> None:
+        """Go on from `state` after `n` steps."""
+        self.n = n
+        self.moments = {
+            name: (state[f"exp_avg.{name}"].to(p.device), state[f"exp_avg_sq.{name}"].to(p.device))
+            for name, p in self.parameters.items()
+            if f"exp_avg.{name}" in state
+        }
+
+
+def norm(gradients: Sequence[Tensor]) -> float:
+    """The Euclidean norm over all entries of all gradients."""
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients)))))
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay acts on the parameter."""
+    return parameter.dim() == 2 and not name.endswith("bigram")

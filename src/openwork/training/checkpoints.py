@@ -1,7 +1,8 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
 The data of a step is a function of its number and every random draw has its own seed, so the state is the step, the
-weights and Adam's moments. Two checkpoints are kept; a damaged newest one is named and the older one is used.
+weights and what the optimiser remembers. Two checkpoints are kept; a damaged newest one is named and the older one is
+used.
 """
 
 from __future__ import annotations
@@ -11,32 +12,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from openwork.artifacts import load_tensors, save_tensors
 from openwork.errors import UserError
+from openwork.sparsity import Adam
 
 KEPT = 2
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(
-    directory: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]
-) -> Path:
+def save_checkpoint(directory: Path, step: int, model: nn.Module, optimizer: Adam, about: Mapping[str, Any]) -> Path:
     """Write the state after `step` steps into `directory`, then drop all but the newest two. Returns its path."""
     path = directory / f"step-{step:08d}.checkpoint"
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict(keep_vars=True).items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+    tensors = {f"adam.{name}": tensor for name, tensor in optimizer.state().items()}
+    tensors |= {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     save_tensors(path, tensors, {"step": step, **about}, "checkpoint")
     for old in sorted(directory.glob("step-*.checkpoint"))[:-KEPT]:
         old.unlink()
     return path
 
 
-def resume(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> int:
+def resume(directory: Path, model: nn.Module, optimizer: Adam, about: Mapping[str, Any]) -> int:
     """Put the newest whole checkpoint of `directory` into `model` and `optimizer`; returns its step, else 0.
 
     Raises:
@@ -50,7 +47,8 @@ def resume(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
             log.warning("%s; trying the one before", error)
             continue
         _check_same(path, about, header)
-        _restore(tensors, model, optimizer)
+        model.load_state_dict(_named("model.", tensors))
+        optimizer.load_state(_named("adam.", tensors), header["step"])
         return header["step"]
     if paths:
         raise UserError(f"no checkpoint in {directory} is whole; delete the directory to start again")
@@ -74,15 +72,6 @@ def _difference(old: Any, new: Any) -> str:
     return f"{old!r}, now {new!r}"
 
 
-def _restore(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    for name, parameter in model.named_parameters():
-        state = {
-            key: tensors[f"adam.{key}.{name}"].clone()
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"adam.{key}.{name}" in tensors
-        }
-        if state:
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-            }
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

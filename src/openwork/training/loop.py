@@ -28,8 +28,17 @@ from openwork.corpus import Corpus
 from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
 from openwork.models import save_model
-from openwork.sparsity import SparsityConfig, count_nonzero, density_at, learning_rate_at, project_, quotas
-from openwork.sparsity.optimizer import make_adam, scale_to_rms_one_
+from openwork.sparsity import (
+    Adam,
+    AdamConfig,
+    KeptAdam,
+    SparsityConfig,
+    count_nonzero,
+    density_at,
+    learning_rate_at,
+    quotas,
+    use_sparse_layers,
+)
 from openwork.training.card import write_card
 from openwork.training.checkpoints import resume, save_checkpoint
 from openwork.training.metrics import (
@@ -37,6 +46,7 @@ from openwork.training.metrics import (
     dead_units,
     next_token_loss,
     plot_run,
+    read_metrics,
     validation_batches,
     validation_loss,
 )
@@ -50,6 +60,10 @@ Report = Callable[[dict[str, Any]], None]
 class TrainConfig:
     """One training run."""
 
+    mode: Literal["exact", "fast"] = "exact"
+    """exact: a gradient and moments for every weight. fast: for kept weights alone (see `openwork.sparsity.kept`)."""
+    refresh_every: int = 10
+    """In fast mode, steps from one exact step, in which weights may come back, to the next."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     tokens: int = 5_000_000
@@ -73,7 +87,14 @@ class TrainConfig:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch_size", "validate_every", "validation_tokens", "checkpoint_every"):
+        for name in (
+            "tokens",
+            "batch_size",
+            "validate_every",
+            "validation_tokens",
+            "checkpoint_every",
+            "refresh_every",
+        ):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0")
         for name in ("learning_rate", "eps"):
@@ -116,15 +137,17 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         Interrupted: the run was asked to stop.
     """
     out, device = Path(out), pick_device(config.device)
-    _check_fit(corpus, config)
+    _check_fit(corpus, config, device)
     model = Transformer(config.model, seed=config.seed).to(device)
     quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
     model.tokenizer = corpus.tokenizer
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
-    optimizer = make_adam(model.named_parameters(), config.betas, config.eps, config.weight_decay)
+    optimizer = make_optimizer(model, config)
     about = {"config": _plain(config), "corpus": corpus.manifest.hash}
     start = resume(out / "checkpoints", model, optimizer, about)
+    if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
+        raise UserError(f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}")
     fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
 
     with MetricsLog(out, start) as metrics, _stop_request() as stopping:
@@ -146,6 +169,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
                 save_checkpoint(out / "checkpoints", done, model, optimizer, about)
             if stopping() and not last:
                 raise Interrupted(f"stopped after step {done} of {config.n_steps}; the same command goes on from there")
+    optimizer.settle()
     plot_run(out)
     model.means = corpus_means(model, corpus)
     save_model(model, out, about={"training": _plain(config), "corpus": corpus.manifest.hash})
@@ -167,9 +191,16 @@ def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) ->
     )
 
 
-def train_step(
-    model: Transformer, optimizer: torch.optim.Optimizer, batch: Tensor, step: int, config: TrainConfig
-) -> dict[str, Any]:
+def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
+    """The optimiser of the config's mode; `model` is given sparse layers."""
+    layers = use_sparse_layers(model)
+    adam = AdamConfig(config.betas, config.eps, config.weight_decay)
+    if config.mode == "fast":
+        return KeptAdam(model.named_parameters(), adam, layers, config.refresh_every)
+    return Adam(model.named_parameters(), adam)
+
+
+def train_step(model: Transformer, optimizer: Adam, batch: Tensor, step: int, config: TrainConfig) -> dict[str, Any]:
     """One step of the method on `batch` (batch, position + 1): loss, backward, scale, Adam, project.
 
     Returns what it measured; if loss or gradient are not finite, weights and moments stay as they were.
@@ -178,16 +209,14 @@ def train_step(
     density = density_at(progress, config.sparsity)
     rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
 
+    optimizer.begin(step)
     with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
         loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
     loss.backward()
-    gradient_rms = scale_to_rms_one_([p.grad for p in model.parameters() if p.grad is not None])
+    gradient_rms = optimizer.gradient_rms()
     if math.isfinite(loss.item() + gradient_rms):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        project_(quotas(model, config.sparsity, density))
-    optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rate, gradient_rms, quotas(model, config.sparsity, density))
+    optimizer.zero_grad()
     return {
         "tokens": (step + 1) * config.tokens_per_step,
         "loss": loss.item(),
@@ -226,7 +255,9 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
+def _check_fit(corpus: Corpus, config: TrainConfig, device: str) -> None:
+    if config.mode == "fast" and device != "cpu":
+        raise UserError(f"mode is 'fast', which runs on the CPU alone, and device is {device!r}; set one of them")
     check_memory(config.model, copies=4)  # weights, gradients, Adam's two moments
     if config.tokens_per_step > len(corpus.train):
         raise UserError(

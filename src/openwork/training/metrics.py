@@ -2,56 +2,94 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.artifacts import read_bytes, write_atomically
 from openwork.corpus import Corpus
+from openwork.errors import UserError
+from openwork.kernels import cross_entropy
 from openwork.model import Transformer
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
     """Appends to ``metrics.jsonl`` and TensorBoard; opened at a step, it drops what was logged after it."""
 
     def __init__(self, directory: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         lines = [line for line in read_metrics(directory) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        self.file = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        if step > (lines[-1]["step"] if lines else 0):
+            log.warning("%s lacks the last steps before %d; the run goes on without them", self.path, step)
+        self.step = step
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line for `step`; numbers, also nested ones, go to TensorBoard under their dotted names."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            for inner, number in (value if isinstance(value, dict) else {"": value}).items():
-                self.board.add_scalar(f"{name}/{inner}" if inner else name, number, step)
+        with self._disk():
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+            for name, value in values.items():
+                for inner, number in (value if isinstance(value, dict) else {"": value}).items():
+                    self.board.add_scalar(f"{name}/{inner}" if inner else name, number, step)
 
     def __enter__(self) -> MetricsLog:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.hook, threading.excepthook = threading.excepthook, self._note_failure
+        with self._disk():
+            self.file = self.path.open("a", encoding="utf-8")
+            self.board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self.step + 1)
         return self
 
-    def __exit__(self, *failure: object) -> None:
-        self.file.close()
-        self.board.close()
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        try:
+            with self._disk():
+                self.file.close()
+                self.board.close()
+        except UserError:
+            if kind is None:  # else there is a first failure to tell
+                raise
+        finally:
+            threading.excepthook = self.hook
+
+    def _note_failure(self, args: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread of its own; its next call raises there what is not to be printed here."""
+        if not isinstance(args.exc_value, OSError):
+            self.hook(args)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            mend = "free some space, then the same command goes on from the last checkpoint"
+            raise UserError(f"cannot write the metrics in {self.path.parent}: {reason}; {mend}") from error
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    """The lines of a run's ``metrics.jsonl``; what follows a damaged line, such as a last one
+    cut short by a kill, is left out."""
     path, lines = Path(directory) / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for text in read_bytes(path, "metrics").splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines
 
 
@@ -64,7 +102,7 @@ def validation_loss(model: Transformer, batches: list[Tensor]) -> float:
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, mean over tokens, of logits (batch, position, d_vocab) and targets (batch, position)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def validation_batches(corpus: Corpus, n_tokens: int, n_ctx: int, batch_size: int, device: str) -> list[Tensor]:
@@ -110,6 +148,7 @@ def plot_run(directory: str | Path) -> Path:
         if len(names) > 1:
             axis.legend()
     axes[0, 1].set_yscale("log")
-    path = Path(directory) / "training.png"
-    figure.savefig(path, dpi=120)
+    path, content = Path(directory) / "training.png", io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())
     return path

@@ -1,0 +1,7 @@
+"""Speed, measured: interleaved runs in one process, medians, and ratios of runs that were neighbours in time."""
+
+from openwork.bench.inference import bench_inference
+from openwork.bench.products import bench_kernels, bench_topk, crossovers
+from openwork.bench.training import bench_training
+
+__all__ = ["bench_inference", "bench_kernels", "bench_topk", "bench_training", "crossovers"]

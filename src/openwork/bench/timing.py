@@ -1,0 +1,43 @@
+"""Interleaved timing: every round runs each way once, so that whatever else the machine does meets all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+
+def interleave(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each of `rounds` rounds, after one round that is not timed."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def times(reference: list[float], other: list[float]) -> float:
+    """How many times faster `other` is than `reference`: the median of the ratios within rounds."""
+    return median(r / o for r, o in zip(reference, other, strict=True))
+
+
+def repeat(n: int, f: Callable[[], object]) -> Callable[[], None]:
+    """A way that calls `f` n times, for what is too short to be timed alone."""
+
+    def way() -> None:
+        for _ in range(n):
+            f()
+
+    return way
+
+
+def peak(rounds: int = 5) -> float:
+    """Multiply-adds per second that this process reaches here: the best of some dense products, 1536 wide."""
+    a, b = torch.randn(2, 1536, 1536)
+    return 1536**3 / min(interleave({"product": lambda: a @ b}, rounds)["product"])

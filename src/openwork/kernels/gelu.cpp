@@ -1,0 +1,70 @@
+// GELU, x P(x) with P the normal distribution function, forward and backward.
+//
+// P(-|x|) = exp(-x^2 / 2) t (a1 + a2 t + ... + a5 t^4) / 2 with t = 1 / (1 + p |x| / sqrt 2), which is off by less than
+// 1e-7 (Abramowitz and Stegun, 7.1.26).
+#include "exponential.h"
+#include "parallel.h"
+#include "variant.h"
+
+namespace {
+
+constexpr int64_t PART = 8192;
+
+struct Normal {
+    Vec distribution, density;
+};
+
+inline Normal normal(Vec x) {
+    const Vec size = choose(x < 0.0f, -x, x), bell = exponential(x * x * -0.5f);
+    const Vec t = 1.0f / (1.0f + size * (0.3275911f * 0.70710678f));
+    Vec tail = all(1.061405429f);
+    tail = tail * t - 1.453152027f;
+    tail = tail * t + 1.421413741f;
+    tail = tail * t - 0.284496736f;
+    tail = tail * t + 0.254829592f;
+    tail = tail * t * bell * 0.5f;
+    return {choose(x < 0.0f, tail, 1.0f - tail), bell * 0.39894228f};
+}
+
+inline Vec value(Vec x) {
+    const Vec y = x * normal(x).distribution;
+    return choose(x < -1e18f, x * 0.0f, y);  // -inf gives NaN, as in PyTorch
+}
+
+// Calls f(place, how many) for all vectors of a range.
+template <class F>
+inline void for_vectors(int64_t begin, int64_t end, F f) {
+    int64_t i = begin;
+    for (; i + LANES <= end; i += LANES) f(i, int64_t(LANES));
+    if (i < end) f(i, end - i);
+}
+
+inline Vec some(const float *from, int64_t n) { return n == LANES ? load(from) : load_first(from, n); }
+
+inline void put(float *to, Vec v, int64_t n) {
+    if (n == LANES)
+        store(to, v);
+    else
+        std::memcpy(to, &v, size_t(n) * sizeof(float));
+}
+
+}  // namespace
+
+// y (n,) = gelu(x)
+extern "C" void FUNCTION(gelu)(const float *x, float *y, int64_t n, int threads) {
+    parallel((n + PART - 1) / PART, threads, [=](int64_t part) {
+        for_vectors(part * PART, (part + 1) * PART < n ? (part + 1) * PART : n,
+                    [=](int64_t i, int64_t m) { put(y + i, value(some(x + i, m)), m); });
+    });
+}
+
+// dx = dy (P(x) + x P'(x))
+extern "C" void FUNCTION(gelu_backward)(const float *dy, const float *x, float *dx, int64_t n, int threads) {
+    parallel((n + PART - 1) / PART, threads, [=](int64_t part) {
+        for_vectors(part * PART, (part + 1) * PART < n ? (part + 1) * PART : n, [=](int64_t i, int64_t m) {
+            const Vec at = some(x + i, m);
+            const Normal p = normal(at);
+            put(dx + i, some(dy + i, m) * (p.distribution + at * p.density), m);
+        });
+    });
+}

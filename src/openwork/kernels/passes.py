@@ -1,0 +1,111 @@
+"""RMSNorm, GELU and cross-entropy in one pass over memory each way.
+
+Their twins are PyTorch's own operators, which are used wherever the compiled kernels cannot be, and while torch.compile
+traces, which fuses them by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from openwork.errors import UserError
+from openwork.kernels import library
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., d) over the root of its mean square, times weight (d,)."""
+    if library.here(x, weight):
+        return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
+    return F.rms_norm(x, weight.shape, weight)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution function of x."""
+    if library.here(x):
+        return _GELU.apply(x) if torch.is_grad_enabled() else _gelu(x.contiguous())
+    return F.gelu(x)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of -log softmax(logits)[target], in nats, of logits (n, d) and targets (n,), int64 in [0, d).
+
+    Raises:
+        UserError: a target that is not in [0, d).
+    """
+    if not library.here(logits) or not len(targets):
+        return F.cross_entropy(logits, targets)
+    low, high = targets.aminmax()
+    if not 0 <= int(low) <= int(high) < logits.shape[-1]:
+        raise UserError(f"targets lie between {int(low)} and {int(high)}; they must lie in [0, {logits.shape[-1]})")
+    return _CrossEntropy.apply(logits, targets)
+
+
+def _norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    y, scales = torch.empty_like(x), torch.empty(x.shape[:-1])
+    library.call("rms_norm", x, weight.contiguous(), y, scales, scales.numel(), x.shape[-1], EPS)
+    return y, scales
+
+
+def _gelu(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    library.call("gelu", x, y, x.numel())
+    return y
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        y, scales = _norm(x, weight)
+        ctx.save_for_backward(x, weight, scales)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scales = ctx.saved_tensors
+        parts, d = torch.get_num_threads(), x.shape[-1]
+        dx, dweights = torch.empty_like(x), torch.empty(parts, d)
+        library.call("rms_norm_backward", dy.contiguous(), x, weight, scales, dx, dweights, scales.numel(), d, parts)
+        return dx, dweights.sum(0)
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        return _gelu(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        library.call("gelu_backward", dy.contiguous(), x, dx, x.numel())
+        return dx
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        logits, targets = logits.contiguous(), targets.contiguous()
+        losses, lse = torch.empty(2, *targets.shape)
+        library.call("cross_entropy", logits, targets, losses, lse, *logits.shape)
+        ctx.save_for_backward(logits, targets, lse)
+        return losses.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, targets, lse = ctx.saved_tensors
+        dlogits, n = torch.empty_like(logits), len(targets)
+        library.call("cross_entropy_backward", logits, targets, lse, dlogits, float(dy) / n, *logits.shape)
+        return dlogits, None

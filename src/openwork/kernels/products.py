@@ -1,0 +1,154 @@
+"""Linear maps whose weight is mostly zero, at the cost of the weights that are not.
+
+    w = compress(weight)                  # by rows, and by columns for the way back
+    y = sparse_linear(x, w, bias)         # gradients for x, for w.values, and for the bias
+    y = exact_linear(x, weight, w, bias)  # the same y; gradients for x and, dense, for the whole of weight
+    y = sparse_vector(x, w, t_values, bias)  # the same y for a few tokens; no gradients
+
+A weight that is zero multiplies nothing: a NaN or an infinity in x reaches the outputs that have a weight for it, in a
+dense product all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openwork.kernels import library, twins
+from openwork.kernels.operators import operators
+
+CHECKED_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class SparseWeight:
+    """The n non-zeros of a weight (d_out, d_in); every index is int32."""
+
+    shape: tuple[int, int]
+    starts: Tensor
+    """(d_out + 1,): where the non-zeros of each output begin."""
+    columns: Tensor
+    """(n,): the input that each reads."""
+    values: Tensor
+    """(n,)"""
+    t_starts: Tensor
+    """(d_in + 1,): where, sorted by input, those of each input begin."""
+    t_rows: Tensor
+    """(n,): their outputs."""
+    order: Tensor
+    """(n,): their places in ``values``."""
+
+    @property
+    def flat(self) -> Tensor:
+        """Places (n,), int64, of the non-zeros in the flat dense weight, ascending."""
+        rows = torch.arange(self.shape[0], device=self.starts.device).repeat_interleave(self.starts.diff())
+        return rows * self.shape[1] + self.columns
+
+    @property
+    def density(self) -> float:
+        """Fraction of the entries that are not zero."""
+        return len(self.values) / (self.shape[0] * self.shape[1])
+
+
+def compress(weight: Tensor) -> SparseWeight:
+    """The non-zeros of weight (d_out, d_in); NaN is one, -0 is none."""
+    assert weight.dim() == 2 and weight.numel() <= CHECKED_SIZE, tuple(weight.shape)
+    parts = (library if library.usable(weight) else twins).compress(weight)
+    return SparseWeight((weight.shape[0], weight.shape[1]), *parts)
+
+
+def sparse_linear(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
+    """x (..., d_in) times weight (d_out, d_in), plus bias (d_out,). Differentiable once, for ``weight.values`` too."""
+    w = weight
+    return _SparseLinear.apply(x, w.values, bias, w.starts, w.columns, w.t_starts, w.t_rows, w.order)
+
+
+def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `sparse_linear` without gradients, for a few tokens at a time: skips zeros of x as well.
+
+    t_values are ``weight.values[weight.order]``, which the caller keeps as long as the values stay the same.
+    """
+    inputs = (x, t_values) if bias is None else (x, t_values, bias)
+    kernels = library if library.usable(*inputs) else twins
+    return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
+
+
+def exact_linear(x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
+    """As `sparse_linear`, `weight` being `dense` compressed; but ``dense`` gets its gradient, zeros and all."""
+    w = weight
+    return _ExactLinear.apply(x, dense, bias, w.starts, w.columns, w.values, w.t_starts, w.t_rows, w.order)
+
+
+def _forward(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int) -> Tensor:
+    inputs = (x, values) if bias is None else (x, values, bias)
+    return (library if library.usable(*inputs) else twins).sparse_linear(x, starts, columns, values, bias, d_out)
+
+
+def _backward(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (library if library.usable(dy, x, weight[2]) else twins).sparse_linear_backward(dy, x, *weight)
+
+
+_WEIGHT = "Tensor starts, Tensor columns, Tensor values"
+_TRANSPOSE = "Tensor t_starts, Tensor t_rows, Tensor order"
+operators.define(f"sparse_linear(Tensor x, {_WEIGHT}, Tensor? bias, SymInt d_out) -> Tensor")
+operators.define(f"sparse_linear_backward(Tensor dy, Tensor x, {_WEIGHT}, {_TRANSPOSE}) -> (Tensor, Tensor, Tensor)")
+operators.impl("sparse_linear", _forward, "CompositeExplicitAutograd")
+operators.impl("sparse_linear_backward", _backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("openwork::sparse_linear", lib=operators)
+def _(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], d_out)
+
+
+@torch.library.register_fake("openwork::sparse_linear_backward", lib=operators)
+def _(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight[2]), dy.new_empty(dy.shape[-1])
+
+
+def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel itself, or, while torch.compile traces, its operator, which costs some 10 us more a call."""
+    return getattr(torch.ops.openwork, name) if torch.compiler.is_compiling() else direct
+
+
+class _SparseLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *index: Tensor) -> Tensor:
+        starts, columns, *_ = index
+        ctx.save_for_backward(x, values, *index)
+        return _call("sparse_linear", _forward)(x, starts, columns, values, bias, len(starts) - 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, values, starts, columns, t_starts, t_rows, order = ctx.saved_tensors
+        if not any(ctx.needs_input_grad[1:3]):
+            dx = _call("sparse_linear", _forward)(dy, t_starts, t_rows, values[order], None, x.shape[-1])
+            return dx, *[None] * 7
+        backward = _call("sparse_linear_backward", _backward)
+        gradients = backward(dy, x, starts, columns, values, t_starts, t_rows, order)
+        wanted = zip(gradients, ctx.needs_input_grad, strict=False)
+        return *(gradient if needed else None for gradient, needed in wanted), *[None] * 5
+
+
+class _ExactLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dense: Tensor, bias: Tensor | None, *weight: Tensor) -> Tensor:
+        starts, columns, values, t_starts, t_rows, order = weight
+        ctx.save_for_backward(x, values, t_starts, t_rows, order)
+        return _call("sparse_linear", _forward)(x, starts, columns, values, bias, len(starts) - 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, values, t_starts, t_rows, order = ctx.saved_tensors
+        for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
+        dy_NO = dy.reshape(-1, dy.shape[-1])
+        transpose = _call("sparse_linear", _forward)
+        dx = transpose(dy, t_starts, t_rows, values[order], None, x.shape[-1]) if for_x else None
+        dw = dy_NO.T @ x.reshape(-1, x.shape[-1]) if for_weight else None
+        return dx, dw, dy_NO.sum(0) if for_bias else None, *[None] * 6

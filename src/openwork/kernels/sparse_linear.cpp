@@ -1,0 +1,147 @@
+// Products with a sparse weight at the cost of its non-zeros: y = x W^T + b, and its gradients.
+//
+// W (d_out, d_in) is compressed by rows: the weights of output r are values[starts[r] .. starts[r + 1]], read from the
+// channels `columns`. A block of tokens is brought into lanes (vector.h), where one weight times one channel of all
+// tokens of the block is a few vector multiply-adds; results stay in registers until a row is done. A zero weight
+// multiplies nothing.
+#include "parallel.h"
+#include "variant.h"
+#include "vector.h"
+
+namespace {
+
+struct Sparse {
+    const int32_t *starts, *columns;
+    const float *values;
+};
+
+// out[0 .. WIDTH] = bias + the row's weights times the channels in lanes.
+template <int WIDTH>
+inline void row_product(const Sparse &w, int64_t row, const float *lanes, float bias, float *out) {
+    constexpr int N = WIDTH / LANES;
+    Vec sums[N];
+    for (int v = 0; v < N; v++) sums[v] = all(bias);
+    const int32_t end = w.starts[row + 1];
+    for (int32_t k = w.starts[row]; k < end; k++) {
+        const float *x = lanes + int64_t(w.columns[k]) * WIDTH;
+        const Vec weight = all(w.values[k]);
+        for (int v = 0; v < N; v++) sums[v] += weight * load(x + v * LANES);
+    }
+    for (int v = 0; v < N; v++) store(out + v * LANES, sums[v]);
+}
+
+// y (tokens, rows) = W times the block in lanes.
+template <int WIDTH>
+inline void block_product(const Sparse &w, int64_t rows, const float *lanes, const float *bias, int64_t tokens,
+                          float *y) {
+    alignas(64) float out[LANES * WIDTH];
+    for (int64_t r = 0; r < rows; r += LANES) {
+        const int64_t here = rows - r < LANES ? rows - r : LANES;
+        for (int64_t i = 0; i < here; i++)
+            row_product<WIDTH>(w, r + i, lanes, bias ? bias[r + i] : 0.0f, out + i * WIDTH);
+        from_lanes<WIDTH>(out, here, tokens, y + r, rows);
+    }
+}
+
+// gradient[k] += sum over the block's tokens of dy[row of k] * x[column of k], and db[row] += that of dy[row].
+template <int WIDTH>
+inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes, const float *x_lanes, float *gradient,
+                           float *db) {
+    constexpr int N = WIDTH / LANES;
+    for (int64_t r = 0; r < rows; r++) {
+        Vec dy[N], total = {};
+        for (int v = 0; v < N; v++) total += dy[v] = load(dy_lanes + r * WIDTH + v * LANES);
+        if (db) db[r] += sum(total);
+        const int32_t end = w.starts[r + 1];
+        int32_t k = w.starts[r];
+        for (; k + LANES <= end; k += LANES) {
+            Vec parts[LANES];
+            for (int i = 0; i < LANES; i++) {
+                const float *x = x_lanes + int64_t(w.columns[k + i]) * WIDTH;
+                parts[i] = dy[0] * load(x);
+                for (int v = 1; v < N; v++) parts[i] += dy[v] * load(x + v * LANES);
+            }
+            transpose(parts);
+            for (int half = LANES / 2; half > 0; half /= 2)
+                for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+            store(gradient + k, load(gradient + k) + parts[0]);
+        }
+        for (; k < end; k++) {
+            const float *x = x_lanes + int64_t(w.columns[k]) * WIDTH;
+            Vec part = dy[0] * load(x);
+            for (int v = 1; v < N; v++) part += dy[v] * load(x + v * LANES);
+            gradient[k] += sum(part);
+        }
+    }
+}
+
+template <int WIDTH>
+int forward(const float *x, const Sparse &w, const float *bias, float *y, int64_t tokens, int64_t d_in, int64_t d_out,
+            int threads) {
+    int failed = 0;
+    const int64_t blocks = (tokens + WIDTH - 1) / WIDTH, parts = blocks < threads ? blocks : threads;
+    parallel(parts, threads, [&](int64_t part) {
+        Scratch lanes(d_in * WIDTH);
+        if (!lanes.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
+            const int64_t first = b * WIDTH, here = tokens - first < WIDTH ? tokens - first : WIDTH;
+            to_lanes<WIDTH>(x + first * d_in, d_in, here, d_in, lanes.data);
+            block_product<WIDTH>(w, d_out, lanes.data, bias, here, y + first * d_out);
+        }
+    });
+    return failed;
+}
+
+template <int WIDTH>
+int backward(const float *dy, const float *x, const Sparse &w, const Sparse &transposed, float *dx, float *gradients,
+             int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads) {
+    int failed = 0;
+    const int64_t blocks = (tokens + WIDTH - 1) / WIDTH, stride = w.starts[d_out] + d_out;
+    parallel(parts, threads, [&](int64_t part) {
+        float *gradient = gradients + part * stride;
+        std::memset(gradient, 0, size_t(stride) * sizeof(float));
+        Scratch lanes((d_in + d_out) * WIDTH);
+        if (!lanes.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        float *dy_lanes = lanes.data, *x_lanes = lanes.data + d_out * WIDTH;
+        for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
+            const int64_t first = b * WIDTH, here = tokens - first < WIDTH ? tokens - first : WIDTH;
+            to_lanes<WIDTH>(dy + first * d_out, d_out, here, d_out, dy_lanes);
+            to_lanes<WIDTH>(x + first * d_in, d_in, here, d_in, x_lanes);
+            block_gradient<WIDTH>(w, d_out, dy_lanes, x_lanes, gradient, gradient + stride - d_out);
+            if (dx) block_product<WIDTH>(transposed, d_in, dy_lanes, nullptr, here, dx + first * d_in);
+        }
+    });
+    return failed;
+}
+
+// The most tokens in a block whose lanes fit into the cache that a core has to itself.
+constexpr int64_t CACHE = 1 << 18;  // floats: 1 MiB
+
+}  // namespace
+
+// y (tokens, d_out) = x (tokens, d_in) W^T + bias (d_out,) or null. Also dx = dy W, with W compressed by columns.
+// Returns 0, or 1 where there was no memory.
+extern "C" int FUNCTION(sparse_linear)(const float *x, const int32_t *starts, const int32_t *columns,
+                                       const float *values, const float *bias, float *y, int64_t tokens, int64_t d_in,
+                                       int64_t d_out, int threads) {
+    const Sparse w{starts, columns, values};
+    if (tokens <= 2 * LANES * threads || d_in * 4 * LANES > CACHE)
+        return d_in * 2 * LANES > CACHE || tokens <= LANES * threads
+                   ? forward<LANES>(x, w, bias, y, tokens, d_in, d_out, threads)
+                   : forward<2 * LANES>(x, w, bias, y, tokens, d_in, d_out, threads);
+    return forward<4 * LANES>(x, w, bias, y, tokens, d_in, d_out, threads);
+}
+
+// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, in `gradients` (parts, nonzeros + d_out),
+// for each of `parts` ranges of tokens, those of the non-zeros and of the bias. Their sum in order is the gradient.
+// Returns 0, or 1 where there was no memory.
+extern "C" int FUNCTION(sparse_linear_backward)(const float *dy, const float *x, const int32_t *starts,
+                                                const int32_t *columns, const float *values, const int32_t *t_starts,
+                                                const int32_t *t_rows, const float *t_values, float *dx,
+                                                float *gradients, int64_t tokens, int64_t d_in, int64_t d_out,
+                                                int64_t parts, int threads) {
+    const Sparse w{starts, columns, values}, t{t_starts, t_rows, t_values};
+    if ((d_in + d_out) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads)
+        return backward<4 * LANES>(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads);
+    return backward<2 * LANES>(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads);
+}

@@ -1,0 +1,127 @@
+// Vectors of floats as wide as the instruction set has them, and the transposes that carry a block of tokens from rows
+// (one token, all channels) into lanes (one channel, neighbouring tokens) and back.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+
+[[maybe_unused]] inline Vec load(const float *from) {
+    Vec v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+[[maybe_unused]] inline void store(float *to, Vec v) { std::memcpy(to, &v, sizeof v); }
+
+// The first n of the lanes, zeros elsewhere.
+[[maybe_unused]] inline Vec load_first(const float *from, int64_t n) {
+    Vec v = {};
+    std::memcpy(&v, from, size_t(n) * sizeof(float));
+    return v;
+}
+
+[[maybe_unused]] inline Vec all(float x) { return x - Vec{}; }
+
+// a or, where the lane of `mask` is 0, b.
+[[maybe_unused]] inline Vec choose(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
+
+// Adds the lanes, always in the same tree.
+[[maybe_unused]] inline float sum(Vec v) {
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
+}
+
+// Memory for the threads' scratch, aligned for vectors; freed at the end of its scope. `data` is null without memory.
+struct Scratch {
+    float *data;
+    explicit Scratch(int64_t floats)
+        : data(static_cast<float *>(std::aligned_alloc(64, size_t(floats * 4 + 63) / 64 * 64))) {}
+    ~Scratch() { std::free(data); }
+    Scratch(const Scratch &) = delete;
+};
+
+template <int STEP>
+inline void exchange(Vec &a, Vec &b) {
+    // Lanes come in groups of STEP: a keeps its even groups and takes b's even ones, b gets the odd ones of both.
+    IntVec low, high;
+    for (int i = 0; i < LANES; i++) {
+        const bool odd = i / STEP % 2;
+        low[i] = odd ? LANES + i - STEP : i;
+        high[i] = odd ? LANES + i : i + STEP;
+    }
+#if defined(__clang__)
+    Vec x, y;
+    for (int i = 0; i < LANES; i++) {
+        x[i] = low[i] < LANES ? a[low[i]] : b[low[i] - LANES];
+        y[i] = high[i] < LANES ? a[high[i]] : b[high[i] - LANES];
+    }
+#else
+    const Vec x = __builtin_shuffle(a, b, low), y = __builtin_shuffle(a, b, high);
+#endif
+    a = x, b = y;
+}
+
+template <int STEP>
+inline void exchange_all(Vec *rows) {
+    for (int i = 0; i < LANES; i++)
+        if (i / STEP % 2 == 0) exchange<STEP>(rows[i], rows[i + STEP]);
+}
+
+// rows[i][j] becomes rows[j][i].
+[[maybe_unused]] inline void transpose(Vec *rows) {
+    exchange_all<1>(rows);
+    exchange_all<2>(rows);
+    if constexpr (LANES >= 8) exchange_all<4>(rows);
+    if constexpr (LANES >= 16) exchange_all<8>(rows);
+}
+
+// x (tokens, d), row-major with `stride`, becomes lanes (d, WIDTH): channel c of token t at lanes[c * WIDTH + t]. Tokens
+// from `tokens` to WIDTH are zeros.
+template <int WIDTH>
+inline void to_lanes(const float *x, int64_t stride, int64_t tokens, int64_t d, float *lanes) {
+    static_assert(WIDTH % LANES == 0);
+    Vec rows[LANES];
+    for (int64_t t = 0; t < WIDTH; t += LANES)
+        for (int64_t c = 0; c < d; c += LANES) {
+            const int64_t width = d - c < LANES ? d - c : LANES;
+            if (width == LANES && t + LANES <= tokens) {
+                for (int i = 0; i < LANES; i++) rows[i] = load(x + (t + i) * stride + c);
+            } else {
+                for (int i = 0; i < LANES; i++)
+                    rows[i] = t + i < tokens ? load_first(x + (t + i) * stride + c, width) : Vec{};
+            }
+            transpose(rows);
+            for (int64_t i = 0; i < width; i++) store(lanes + (c + i) * WIDTH + t, rows[i]);
+        }
+}
+
+// The way back for at most LANES channels: lanes (n, WIDTH) become columns of y (tokens, ...), row-major with `stride`.
+template <int WIDTH>
+inline void from_lanes(const float *lanes, int64_t n, int64_t tokens, float *y, int64_t stride) {
+    Vec rows[LANES] = {};
+    for (int64_t t = 0; t < tokens; t += LANES) {
+        for (int64_t i = 0; i < n; i++) rows[i] = load(lanes + i * WIDTH + t);
+        transpose(rows);
+        const int64_t end = tokens - t < LANES ? tokens - t : LANES;
+        if (n == LANES)
+            for (int64_t i = 0; i < end; i++) store(y + (t + i) * stride, rows[i]);
+        else
+            for (int64_t i = 0; i < end; i++) std::memcpy(y + (t + i) * stride, &rows[i], size_t(n) * sizeof(float));
+    }
+}
+
+}  // namespace

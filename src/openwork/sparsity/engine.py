@@ -1,0 +1,77 @@
+"""The engine: linear layers whose products skip the weights that are zero, where that is faster.
+
+`use_sparse_layers` swaps a model's linear layers for `SparseLinear`, which share their parameters, so that names,
+saved files and hashes stay what they were. A layer compresses its weight when it sees that the weight has changed, and
+multiplies densely while more of it is non-zero than `sparse_below` says is worth it. So annealing starts dense and
+turns sparse by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openwork import kernels
+from openwork.kernels import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
+
+CROSSOVER = ((2**18, 1 / 6), (2**63, 1 / 5))
+"""(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
+
+FEW_TOKENS = 4
+"""Up to so many are faster one by one, skipping the zeros of each."""
+
+
+def sparse_below(weight: Tensor) -> float:
+    """The density below which a layer with this weight is faster sparse: 0 where the kernels cannot run."""
+    if not kernels.native or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return 0.0
+    return next(density for entries, density in CROSSOVER if weight.numel() <= entries)
+
+
+class SparseLinear(nn.Linear):
+    """An nn.Linear over the same parameters, with the same results to rounding, that skips zero weights."""
+
+    kept: SparseWeight | None
+    """While set: the weights that count. They alone get a gradient, ``kept.values.grad``; `weight` may lag behind."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.kept = None
+        self._compressed: SparseWeight | None = None
+        self._by_input: Tensor | None = None
+        """The compressed weight's values sorted by input, once a few tokens have asked for them."""
+        self._seen: tuple[int, int] | None = None
+
+    def compressed(self) -> SparseWeight | None:
+        """The non-zeros of the weight as it is now; None while it is too dense to gain from that."""
+        now = (self.weight.data_ptr(), self.weight._version)
+        if now != self._seen:
+            below = sparse_below(self.weight)
+            few = below > 0 and int(torch.count_nonzero(self.weight)) < below * self.weight.numel()
+            self._compressed = compress(self.weight) if few else None
+            self._seen, self._by_input = now, None
+        return self._compressed
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.kept is not None:
+            return sparse_linear(input, self.kept, self.bias)
+        weight = self.compressed()
+        if weight is None or torch.is_autocast_enabled(input.device.type):
+            return F.linear(input, self.weight, self.bias)
+        if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
+            if self._by_input is None:
+                self._by_input = weight.values[weight.order]
+            return sparse_vector(input, weight, self._by_input, self.bias)
+        return exact_linear(input, self.weight, weight, self.bias)
+
+
+def use_sparse_layers(model: nn.Module) -> list[SparseLinear]:
+    """Swap every linear layer of `model` for a `SparseLinear`; returns these."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not isinstance(module, SparseLinear):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, SparseLinear(module))
+    return [module for module in model.modules() if isinstance(module, SparseLinear)]

@@ -1,0 +1,97 @@
+"""Attention with a sink against its definition in float64, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from openwork.kernels.attention import attention, fits
+from tests.kernels.engines import LEVELS, engine
+
+compiled = pytest.mark.parametrize("name", LEVELS)
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
+    q_BHTK, k_BHTK, v_BHTK = (x.double().unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
+    scores = q_BHTK @ k_BHTK.transpose(-1, -2) / d_head**0.5
+    queries, keys = scores.shape[-2:]
+    later = torch.ones(queries, keys).triu(1 + keys - queries).bool()
+    scores = scores.masked_fill(later, -torch.inf)
+    if sink is not None:
+        column = sink.double()[:, None, None].expand(*scores.shape[:2], queries, 1)
+        scores = torch.cat([scores, column], -1)
+    pattern = scores.softmax(-1)[..., :keys]
+    return (pattern @ v_BHTK).transpose(1, 2).flatten(2)
+
+
+def tensors(batch: int, queries: int, keys: int, width: int, scale: float = 1.0) -> list[Tensor]:
+    random = torch.Generator().manual_seed(queries + keys)
+    lengths = (queries, keys, keys)
+    return [(torch.randn(batch, n, width, generator=random) * scale).requires_grad_() for n in lengths]
+
+
+@compiled
+@pytest.mark.parametrize("with_sink", [True, False])
+@pytest.mark.parametrize("d_head", [16, 32, 64])
+@pytest.mark.parametrize("length", [1, 3, 4, 15, 16, 17, 50, 130])
+def test_output_and_gradients_are_those_of_the_definition(name, d_head, length, with_sink):
+    q, k, v = tensors(2, length, length, 3 * d_head, 2.0)
+    sink = torch.tensor([0.5, -3.0, 9.0], requires_grad=True) if with_sink else None
+    inputs = [q, k, v, *([] if sink is None else [sink])]
+    with engine(name):
+        assert fits(q, k, v, d_head)
+        y = attention(q, k, v, d_head, sink)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        ours = torch.autograd.grad(y, inputs, dy)
+    want = by_definition(q, k, v, d_head, sink)
+    torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-5)
+    for a, b in zip(ours, torch.autograd.grad(want, inputs, dy.double()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@compiled
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 40), (3, 5), (7, 33)])
+def test_queries_are_the_last_of_the_keys(name, queries, keys):
+    q, k, v = tensors(2, queries, keys, 32)
+    with engine(name), torch.no_grad():
+        y = attention(q, k, v, 16, torch.zeros(2))
+    torch.testing.assert_close(y.double(), by_definition(q, k, v, 16, torch.zeros(2)), rtol=1e-4, atol=1e-5)
+
+
+@compiled
+def test_scores_of_any_size(name):
+    q, k, v = tensors(1, 20, 20, 16, 40.0)
+    with engine(name), torch.no_grad():
+        y = attention(q, k, v, 16, torch.tensor([-500.0]))
+    torch.testing.assert_close(y.double(), by_definition(q, k, v, 16, torch.tensor([-500.0])), rtol=1e-3, atol=1e-3)
+
+
+@compiled
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_spoils_later_positions_and_no_earlier_one(name, value):
+    for which in range(3):
+        inputs = [x.detach().clone() for x in tensors(1, 24, 24, 16)]
+        inputs[which][0, 10, 3] = value
+        with engine(name):
+            y = attention(*inputs, 16, torch.zeros(1))
+        assert y[0, :10].isfinite().all() and not y[0, 10].isfinite().all()
+        assert not y[0, 20].isfinite().all() or which == 0 or value > 0
+
+
+@compiled
+def test_no_gradient_where_queries_are_fewer_than_keys(name):
+    with engine(name), pytest.raises(RuntimeError, match="1 queries and 5 keys"):
+        attention(*tensors(1, 1, 5, 16), 16, None).sum().backward()
+
+
+@compiled
+def test_repeated_runs_give_the_same_bits(name):
+    with engine(name):
+        runs = []
+        for _ in range(3):
+            q, k, v = tensors(3, 40, 40, 48)
+            y = attention(q, k, v, 16, torch.zeros(3))
+            runs.append([y, *torch.autograd.grad(y.square().sum(), (q, k, v))])
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))

@@ -1,0 +1,104 @@
+"""RMSNorm, GELU, cross-entropy and Adam against PyTorch's operators in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from openwork.errors import UserError
+from openwork.kernels import adam_step_, cross_entropy, gelu, rms_norm
+from tests.kernels.engines import ENGINES, LEVELS, engine
+
+compiled = pytest.mark.parametrize("name", LEVELS)
+SHAPES = [(1, 1), (5, 3), (2, 3, 16), (40, 33), (70, 300), (3, 20_000)]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@compiled
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_norm(name, shape):
+    x, weight = (random(*shape) * 3).requires_grad_(), random(shape[-1], seed=1).requires_grad_()
+    dy = random(*shape, seed=2)
+    with engine(name):
+        y = rms_norm(x, weight)
+        ours = torch.autograd.grad(y, (x, weight), dy)
+    want = F.rms_norm(x.double(), weight.shape, weight.double(), torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
+    for a, b in zip(ours, torch.autograd.grad(want, (x, weight), dy.double()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@compiled
+def test_rms_norm_of_zeros_and_of_what_is_not_finite(name):
+    x = torch.tensor([[0.0] * 20, [float("nan")] + [1.0] * 19, [float("inf")] + [1.0] * 19])
+    with engine(name):
+        y = rms_norm(x, torch.ones(20))
+    assert not y[0].any() and y[1].isnan().all() and y[2, 0].isnan() and not y[2, 1:].any()
+
+
+@compiled
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 9000])
+def test_gelu(name, n):
+    x = (random(n) * 4).requires_grad_()
+    with engine(name):
+        y = gelu(x)
+        (dx,) = torch.autograd.grad(y, x, random(n, seed=1))
+    want = F.gelu(x.double())
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(dx, torch.autograd.grad(want, x, random(n, seed=1).double())[0], rtol=1e-4, atol=1e-6)
+
+
+@compiled
+def test_gelu_at_the_ends_of_the_line(name):
+    x = torch.tensor([0.0, 1e-30, -1e-30, 30.0, -30.0, 1e20, -1e20, float("inf"), float("-inf"), float("nan")])
+    with engine(name):
+        y = gelu(x)
+    assert torch.equal(y[:8], torch.tensor([0, 5e-31, -5e-31, 30, 0, 1e20, 0, float("inf")]))
+    assert y[8:].isnan().all()  # -inf times 0
+
+
+@compiled
+@pytest.mark.parametrize(("rows", "d"), [(1, 1), (3, 15), (5, 16), (40, 2048), (2, 20_001)])
+def test_cross_entropy(name, rows, d):
+    logits = (random(rows, d) * 5).requires_grad_()
+    targets = torch.randint(0, d, (rows,), generator=torch.Generator().manual_seed(1))
+    with engine(name):
+        loss = cross_entropy(logits, targets)
+        (dlogits,) = torch.autograd.grad(loss * 3, logits)
+    want = F.cross_entropy(logits.double(), targets)
+    torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(dlogits, torch.autograd.grad(want * 3, logits)[0], rtol=1e-4, atol=1e-6)
+
+
+@compiled
+def test_cross_entropy_of_what_is_not_finite_and_of_targets_that_are_none(name):
+    logits = random(4, 40)
+    logits[2, 7] = float("nan")
+    with engine(name):
+        assert cross_entropy(logits, torch.zeros(4, dtype=torch.int64)).isnan()
+        with pytest.raises(UserError, match=r"between 0 and 40; they must lie in \[0, 40\)"):
+            cross_entropy(logits, torch.tensor([0, 1, 2, 40]))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_adam_is_that_of_pytorch(name):
+    ours, theirs = random(3, 6000), torch.nn.Parameter(random(3, 6000).double())
+    m, v = torch.zeros(2, 3, 6000)
+    reference = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), eps=0.1, weight_decay=0.2)
+    with engine(name):
+        for n in range(1, 4):
+            gradient = random(3, 6000, seed=n)
+            theirs.grad = gradient.double() * 0.5
+            reference.step()
+            options = {"n": n, "rate": 0.1, "betas": (0.9, 0.95), "eps": 0.1, "decay": 0.2, "scale": 0.5}
+            if name == "torch":
+                double = [x.double() for x in (ours, gradient, m, v)]  # the compiled kernels do not take these
+                adam_step_(*double, **options)
+                ours, m, v = (double[i].float() for i in (0, 2, 3))
+            else:
+                adam_step_(ours, gradient, m, v, **options)
+    torch.testing.assert_close(ours.double(), theirs.detach(), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,82 @@
+"""Sparse layers are linear layers: same logits, same gradients, same names, and they see when a weight changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from openwork import kernels
+from openwork.model import ModelConfig, Transformer
+from openwork.models import load_model, save_model
+from openwork.sparsity import SparseLinear, SparsityConfig, project_, quotas, use_sparse_layers
+
+needs_kernels = pytest.mark.skipif(not kernels.native, reason="the kernels were not compiled here")
+
+
+def sparse_model(tied: bool = False) -> Transformer:
+    model = Transformer(ModelConfig(n_layers=2, d_model=32, d_vocab=90, n_ctx=20, tied=tied), seed=1)
+    project_(quotas(model, SparsityConfig(density=1 / 32, floor=0), 1 / 32))
+    return model
+
+
+def gradients(model: Transformer, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss = torch.nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    named = dict(model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_and_all_gradients_are_those_of_dense_layers(tied):
+    dense = sparse_model(tied)
+    sparse = copy.deepcopy(dense)
+    layers = use_sparse_layers(sparse)
+    tokens = torch.randint(0, 90, (3, 21), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sparse(tokens[:, :-1]), dense(tokens[:, :-1]), rtol=0, atol=1e-4)
+    assert all(layer.compressed() is not None for layer in layers)
+    ours, theirs = gradients(sparse, tokens), gradients(dense, tokens)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
+    assert sparse.hash == dense.hash and list(sparse.state_dict()) == list(dense.state_dict())
+
+
+@needs_kernels
+def test_a_layer_sees_that_its_weight_has_changed():
+    linear = torch.nn.Linear(40, 30)
+    layer, x = SparseLinear(linear), torch.randn(5, 40)
+    assert layer.compressed() is None
+    torch.testing.assert_close(layer(x), linear(x))
+    kernels.keep_topk_(linear.weight, 50)
+    assert layer.compressed() is not None
+    torch.testing.assert_close(layer(x), linear(x))
+    with torch.no_grad():
+        linear.weight[3, 7] = 5.0
+    torch.testing.assert_close(layer(x), linear(x))
+    layer.load_state_dict(torch.nn.Linear(40, 30).state_dict())
+    assert layer.compressed() is None
+
+
+@needs_kernels
+def test_a_loaded_model_keeps_its_weights_sparse(tmp_path):
+    model = sparse_model()
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    tokens = torch.randint(0, 90, (2, 20))
+    torch.testing.assert_close(loaded(tokens), model(tokens), rtol=0, atol=1e-4)
+    with torch.no_grad():
+        cache = loaded.new_cache()
+        one_by_one = torch.cat([loaded.extend(tokens[:1, t : t + 1], cache) for t in range(20)], dim=1)
+    torch.testing.assert_close(one_by_one, model(tokens[:1]), rtol=0, atol=1e-4)
+    layers = [module for module in loaded.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(layers) == 13 and all(isinstance(layer, SparseLinear) and layer.compressed() for layer in layers)
+
+
+def test_a_dense_model_and_other_types_stay_dense():
+    model = Transformer(ModelConfig(n_layers=1, d_model=16, d_vocab=40, n_ctx=8))
+    layers = use_sparse_layers(model)
+    assert len(layers) == 7 and all(layer.compressed() is None for layer in layers)
+    assert use_sparse_layers(model) == layers
+    double = use_sparse_layers(sparse_model().double())
+    assert all(layer.compressed() is None for layer in double)
