@@ -60,7 +60,7 @@ def make_planted() -> Circuit:
         shift=0.0,
         seed=0,
         target=0.15,
-        losses={"circuit": 0.1},
+        losses={"unpruned": 0.1, "circuit": 0.1, "circuit_uncalibrated": 0.1},
         n_pairs=8,
         n_possible_nodes=sum(node_sites(model.config).values()),
         n_possible_edges=0,
