@@ -6,7 +6,7 @@ circuit = openwork.prune(model, task)
 card = openwork.verify(circuit, task)
 """
 
-from openwork import models, tasks
+from openwork import interop, models, tasks
 from openwork.artifacts import Card, Circuit, load_card
 from openwork.corpus import build_corpus, open_corpus
 from openwork.errors import UserError
@@ -28,6 +28,7 @@ __all__ = [
     "Transformer",
     "UserError",
     "build_corpus",
+    "interop",
     "load_card",
     "load_circuit",
     "load_model",
@@ -40,3 +41,5 @@ __all__ = [
     "verify",
     "write_page",
 ]
+
+interop.huggingface.register_when_imported()

@@ -59,6 +59,14 @@ def corpus_progress(console: Console) -> Iterator[Callable[[str, int, int | None
 
 
 @contextmanager
+def download_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of `openwork.interop.openai.download`: the file, and its bytes."""
+    bar = Bar(console, "download")
+    with bar.live:
+        yield lambda file, done, total: bar.show(done, total, f"{file} {done / 2**20:,.1f} MiB")
+
+
+@contextmanager
 def training_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Progress of `openwork.training.train`: loss, L0, tokens per second, time left."""
     bar, seen = Bar(console, "train"), {"validation": "", "speed": 0.0}

@@ -24,7 +24,7 @@ def random_model(**options) -> Transformer:
 
 
 def keep_largest(x: Tensor, fraction: float) -> Tensor:
-    k = max(1, round(x.shape[-1] * fraction))
+    k = max(1, int(x.shape[-1] * fraction))
     chosen = x.abs().topk(k, -1).indices
     return torch.zeros_like(x).scatter(-1, chosen, x.gather(-1, chosen))
 
@@ -57,7 +57,7 @@ def reference(model: Transformer, tokens: Tensor) -> Tensor:
             extra = [
                 [norm(p["position"][:length], f"{b}.position_norms.{i}").expand(len(tokens), -1, -1)] for i in (0, 1)
             ]
-        read = torch.cat([sparse("attn.act_in", norm(x, f"{b}.attn_norm")), *extra[0]], -1)
+        read = sparse("attn.act_in", torch.cat([norm(x, f"{b}.attn_norm"), *extra[0]], -1))
         q, k, v = (sparse(f"attn.{name}", linear(read, f"{b}.attn.{name}")) for name in "qkv")
         heads = []
         for h in range(c.n_heads):
@@ -69,12 +69,14 @@ def reference(model: Transformer, tokens: Tensor) -> Tensor:
                 total = total + p[f"{b}.attn.sink"][h].exp()
             heads.append(weights / total @ v[..., part])
         x = after(x + sparse("attn.resid_delta", linear(torch.cat(heads, -1), f"{b}.attn.out")))
-        read = torch.cat([sparse("mlp.act_in", norm(x, f"{b}.mlp_norm")), *extra[1]], -1)
+        x = sparse("resid_mid", x)
+        read = sparse("mlp.act_in", torch.cat([norm(x, f"{b}.mlp_norm"), *extra[1]], -1))
         hidden = linear(read, f"{b}.mlp.up")
         hidden = (
             hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))) if c.activation == "gelu" else hidden.clamp(min=0)
         )
         x = after(x + sparse("mlp.resid_delta", linear(sparse("mlp.post_act", hidden), f"{b}.mlp.down")))
+        x = sparse("resid_out", x)
     logits = linear(norm(x, "final_norm"), "unembed")
     return logits + (p["bigram"][tokens] if c.bigram != "off" else 0)
 
@@ -90,6 +92,7 @@ def reference(model: Transformer, tokens: Tensor) -> Tensor:
         {"activation_fraction": 1, "tied": True, "activation": "relu"},
         {"bigram": "learned", "residual_activation": "relu", "n_heads": 3, "d_mlp": 20},
         {"bigram": "counted", "sparse_sites": ("mlp.post_act", "attn.q")},
+        {"activation_fraction": 0.4, "sparse_sites": ("mlp.act_in", "resid_mid", "resid_out")},
     ],
 )
 def test_logits_equal_an_independent_forward(sink, norm, positions, bias, others):

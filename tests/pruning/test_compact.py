@@ -21,6 +21,8 @@ WIRINGS = [
     {"sink": False},
     {"bigram": "learned", "positions": "learned"},
     {"positions": "concatenated", "activation": "relu"},
+    {"positions": "concatenated", "norm": "layer", "activation": "gelu_tanh", "activation_fraction": 0.55},
+    {"sparse_sites": ("resid_mid", "resid_out", "mlp.act_in"), "activation_fraction": 0.7},
 ]
 
 

@@ -28,6 +28,9 @@ NODE_SITES = (
     "mlp.resid_delta",
 )
 """The sites of a layer whose channels are nodes of circuits (paper, 2.2), in forward order."""
+STREAM_SITES = ("resid_mid", "resid_out")
+"""Where AbsTopK may also stand: the residual stream after the attention's and after the MLP's write (the next
+`resid_in`). Its channels are no nodes."""
 _NODE = re.compile(r"(?P<site>\d+\.(?:attn|mlp)\.\w+?)(?:\.head(?P<head>\d+)\.ch(?P<channel>\d+)|\.(?P<index>\d+))")
 
 
@@ -47,6 +50,8 @@ def width(config: ModelConfig, kind: str) -> int:
     """Channels of a site of this `kind` (its name without the layer)."""
     if kind in HEAD_SITES:
         return config.n_heads * config.d_head
+    if kind.endswith("act_in") and config.positions == "concatenated":
+        return config.d_model + config.d_position
     return config.d_mlp if kind == "mlp.post_act" else config.d_model
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -24,7 +25,7 @@ from openwork.errors import UserError
 from openwork.kernels import abs_topk, gelu, gelu_abs_topk, rms_norm
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.cache import LayerCache
-from openwork.model.sites import NODE_SITES, check_sites
+from openwork.model.sites import NODE_SITES, STREAM_SITES, check_sites, width
 from openwork.model.wiring import weights_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ModelConfig:
     """Longest context, in tokens."""
     d_vocab: int = 2048
     activation_fraction: float = 0.25
-    """AbsTopK keeps this fraction of the channels at `sparse_sites`; 1 turns it off."""
+    """AbsTopK keeps this fraction of the channels at `sparse_sites`, rounded down; 1 turns it off."""
     sparse_sites: tuple[str, ...] = NODE_SITES
     sink: bool = True
     """One learned logit per head that joins the softmax's denominator only."""
@@ -57,9 +58,10 @@ class ModelConfig:
     positions: Literal["none", "learned", "concatenated"] = "none"
     """Learned positions: none, added to the embedding, or concatenated to what each block reads."""
     d_position: int = 16
-    """Channels of concatenated positions."""
+    """Channels of concatenated positions; they stand behind the others of `act_in` and share its AbsTopK."""
     norm: Literal["rms", "layer"] = "rms"
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """`gelu_tanh` is GPT-2's approximation of the GELU."""
     residual_activation: Literal["identity", "relu"] = "identity"
     """Applied to the residual stream after each block's two writes."""
     tied: bool = False
@@ -68,6 +70,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d_mlp", self.d_mlp or 4 * self.d_model)
+        object.__setattr__(self, "activation_fraction", float(self.activation_fraction))  # 1 hashes as 1.0
         sizes = ("n_layers", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "d_position")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -84,8 +87,9 @@ class ModelConfig:
         if not 0 < self.activation_fraction <= 1:
             raise UserError(f"model.activation_fraction is {self.activation_fraction}; it must lie in (0, 1]")
         for site in self.sparse_sites:
-            if site not in NODE_SITES:
-                raise UserError(f"model.sparse_sites has {site!r}; choose among {', '.join(NODE_SITES)}")
+            if site not in (*NODE_SITES, *STREAM_SITES):
+                known = ", ".join((*NODE_SITES, *STREAM_SITES))
+                raise UserError(f"model.sparse_sites has {site!r}; choose among {known}")
 
 
 class Norm(nn.Module):
@@ -126,12 +130,15 @@ class Attention(nn.Module):
         return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
 
 
+NONLINEARITIES = {"gelu": gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+
+
 class MLP(nn.Module):
     """Two linear maps around a nonlinearity; its neurons are the nodes ``mlp.post_act``."""
 
     def __init__(self, config: ModelConfig, d_in: int) -> None:
         super().__init__()
-        self.sparse, self.nonlinearity = Sparse(config), gelu if config.activation == "gelu" else F.relu
+        self.sparse, self.nonlinearity = Sparse(config), NONLINEARITIES[config.activation]
         self.up = nn.Linear(d_in, config.d_mlp, bias=config.bias)
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 
@@ -149,7 +156,7 @@ class Sparse:
 
     def __call__(self, site: str, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """x, after the nonlinearity if there is one, with the largest kept where `site` is sparse."""
-        k = max(1, round(x.shape[-1] * self.fraction))
+        k = max(1, int(x.shape[-1] * self.fraction))
         if nonlinearity is gelu and site in self.sites:
             return gelu_abs_topk(x, k)
         x = x if nonlinearity is None else nonlinearity(x)
@@ -161,7 +168,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d_in = config.d_model + (config.d_position if config.positions == "concatenated" else 0)
+        d_in = width(config, "attn.act_in")
         self.sparse, self.relu = Sparse(config), config.residual_activation == "relu"
         self.attn_norm = Norm(config.d_model, config.norm, config.bias)
         self.attn = Attention(config, d_in)
@@ -175,11 +182,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, at: At, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
         x = at("resid_in", x)
-        read = at("attn.act_in", self.sparse("attn.act_in", self.attn_norm(x)))
-        x = self._write(x, self.attn(self._with_position(read, position, 0), at, cache))
-        x = at("resid_mid", x)
-        read = at("mlp.act_in", self.sparse("mlp.act_in", self.mlp_norm(x)))
-        return self._write(x, self.mlp(self._with_position(read, position, 1), at))
+        read = self._with_position(self.attn_norm(x), position, 0)
+        x = self._write(x, self.attn(at("attn.act_in", self.sparse("attn.act_in", read)), at, cache))
+        x = at("resid_mid", self.sparse("resid_mid", x))
+        read = self._with_position(self.mlp_norm(x), position, 1)
+        x = self._write(x, self.mlp(at("mlp.act_in", self.sparse("mlp.act_in", read)), at))
+        return self.sparse("resid_out", x)
 
     def _write(self, x: Tensor, delta: Tensor) -> Tensor:
         return F.relu(x + delta) if self.relu else x + delta
@@ -228,9 +236,9 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 parameter.zero_()
 
-    def forward(self, tokens: Tensor, at: At = lambda site, x: x) -> Tensor:
+    def forward(self, tokens: Tensor, at: At = lambda site, x: x, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
-        return self._logits(tokens, at)
+        return self._logits(tokens, at, positions=positions)
 
     def run(
         self,
@@ -238,6 +246,7 @@ class Transformer(nn.Module):
         record: Sequence[str] = (),
         edit: Mapping[str, Edit] | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and recorded activations of one forward pass.
 
@@ -246,6 +255,7 @@ class Transformer(nn.Module):
             record: sites to return; what is recorded is what flows on, edits included.
             edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
             weights: tensors that take the place of parameters, by name, in this run.
+            positions: (T,) or (B, T) int64, where the tokens stand if not from 0 on; the edits then see to attention.
 
         Returns:
             logits (B, T, V) and, for each recorded site, its activations (B, T, width).
@@ -264,7 +274,7 @@ class Transformer(nn.Module):
                 recorded[site] = x
             return x
 
-        return functional_call(self, dict(weights or {}), (tokens, at)), recorded
+        return functional_call(self, dict(weights or {}), (tokens, at, positions)), recorded
 
     def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
@@ -278,18 +288,19 @@ class Transformer(nn.Module):
         """Logits (B, T, V) of tokens (B, T) that follow those in `cache`, which takes them in."""
         return self._logits(tokens, lambda site, x: x, cache)
 
-    def _logits(self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = ()) -> Tensor:
+    def _logits(
+        self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = (), positions: Tensor | None = None
+    ) -> Tensor:
         cache = cache or [None] * len(self.blocks)
         start = cache[0].length if cache[0] is not None else 0
-        end = start + tokens.shape[-1]
+        end = start + tokens.shape[-1] if positions is None else int(positions.max()) + 1
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens are more than the model's context of {self.config.n_ctx}; give fewer")
-        x = self.embed(tokens)
-        position = None
+        x, position = self.embed(tokens), None
+        if self.config.positions != "none":
+            position = self.position[start:end] if positions is None else self.position[positions]
         if self.config.positions == "learned":
-            x = x + self.position[start:end]
-        elif self.config.positions == "concatenated":
-            position = self.position[start:end]
+            x = x + position
         for layer, block in enumerate(self.blocks):
             x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position, cache[layer])
         logits = self.unembed(self.final_norm(at("final_resid", x)))

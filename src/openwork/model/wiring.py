@@ -42,7 +42,7 @@ class Matrix:
     name: str
     """Of its linear layer, such as ``blocks.0.attn.q``."""
     weight: Tensor
-    """(target width, source width); concatenated positions stand behind the nodes' columns and are left out here."""
+    """(target width, source width)."""
 
 
 def matrices(model: Transformer) -> Iterator[Matrix]:
@@ -51,9 +51,7 @@ def matrices(model: Transformer) -> Iterator[Matrix]:
     for layer in range(model.config.n_layers):
         for source, *between, target in MATRICES:
             name = f"blocks.{layer}.{between[0] if between else target}"
-            weight = parameters[f"{name}.weight"].detach()
-            width = model.config.d_model if source.endswith("act_in") else weight.shape[1]
-            yield Matrix(f"{layer}.{source}", f"{layer}.{target}", name, weight[:, :width])
+            yield Matrix(f"{layer}.{source}", f"{layer}.{target}", name, parameters[f"{name}.weight"].detach())
 
 
 def weights_of(model: Transformer, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,14 +66,12 @@ def weights_of(model: Transformer, edges: Iterable[Edge], values: Mapping[str, T
         places.setdefault(site, []).append((row, parse_node(edge.source, model.config.d_head)[1]))
     parameters, found = dict(model.named_parameters()), {}
     for matrix in matrices(model):
-        weight = parameters[f"{matrix.name}.weight"].detach().clone()
         out = matrix.weight.clone()
         if matrix.target in places:
             rows, columns = torch.tensor(places[matrix.target], device=out.device).unbind(1)
             out[rows, columns] = 0
-        weight[:, : out.shape[1]] -= out
         constant = out @ values[matrix.source].to(out)
         bias = parameters.get(f"{matrix.name}.bias")
-        found[f"{matrix.name}.weight"] = weight
+        found[f"{matrix.name}.weight"] = matrix.weight - out
         found[f"{matrix.name}.bias"] = constant if bias is None else bias.detach() + constant
     return found

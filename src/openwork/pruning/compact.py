@@ -29,8 +29,7 @@ class Compact:
 
     def __init__(self, model: Transformer, universe: Universe, values: Mapping[str, Tensor], pairs: Pairs) -> None:
         self.model, self.universe, self.values, self.pairs = model, universe, values, pairs
-        length = pairs.tokens.shape[-1]
-        self.stages = {matrix.target: Stage(model, matrix, universe, values, length) for matrix in matrices(model)}
+        self.stages = {matrix.target: Stage(model, matrix, universe, values) for matrix in matrices(model)}
         self.stream = Stream(model, universe, values, pairs)
 
     def differences(self, node: Tensor, edge: Tensor | None = None, which: Tensor | None = None) -> Tensor:

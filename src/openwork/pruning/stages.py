@@ -19,7 +19,8 @@ from torch import Tensor
 
 from openwork.kernels import abs_topk
 from openwork.model import Matrix, ModelConfig, Transformer
-from openwork.model.transformer import Block
+from openwork.model.sites import STREAM_SITES
+from openwork.model.transformer import NONLINEARITIES, Block, Sparse
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
@@ -39,7 +40,7 @@ class Places:
     def of(cls, config: ModelConfig, site: str, n: int, constants: Tensor) -> Places:
         """For `n` nodes of `site` among `constants` (..., width - n)."""
         n_constants = constants.shape[-1]
-        k = max(1, round((n + n_constants) * config.activation_fraction))
+        k = max(1, int((n + n_constants) * config.activation_fraction))
         if site.partition(".")[2] not in config.sparse_sites or k >= n + n_constants or n == 0:
             return cls(None, constants[..., :0])
         safe = max(0, k - n)
@@ -58,13 +59,13 @@ class Places:
 class Stage:
     """One matrix, with the nonlinearity and AbsTopK behind it, from nodes to nodes of a universe."""
 
-    def __init__(
-        self, model: Transformer, matrix: Matrix, universe: Universe, values: Mapping[str, Tensor], length: int
-    ) -> None:
+    def __init__(self, model: Transformer, matrix: Matrix, universe: Universe, values: Mapping[str, Tensor]) -> None:
         rows, columns = universe.kept[matrix.target], universe.kept[matrix.source]
-        constant = _constant(model, matrix, values, length)
-        gelu = F.gelu if model.config.activation == "gelu" else F.relu
-        self.nonlinearity: Callable[[Tensor], Tensor] = gelu if matrix.target.endswith("post_act") else lambda x: x
+        constant = _constant(model, matrix, values)
+        of_neurons = NONLINEARITIES[model.config.activation]
+        self.nonlinearity: Callable[[Tensor], Tensor] = (
+            of_neurons if matrix.target.endswith("post_act") else lambda x: x
+        )
         self.constant, self.weight = constant[..., rows], matrix.weight[rows][:, columns]
         self.nodes, self.edges = universe.nodes[matrix.target], universe.edges[matrix.target]
         self.rows = universe.target[self.edges] - self.nodes.start
@@ -93,19 +94,11 @@ class Stage:
         return weight.index_put((torch.arange(len(edge))[:, None], self.columns, self.rows), gated)
 
 
-def _constant(model: Transformer, matrix: Matrix, values: Mapping[str, Tensor], length: int) -> Tensor:
-    """What the matrix gives where every node that it reads is ablated: (width,), or (T, width) with positions."""
-    parameters = dict(model.named_parameters())
+def _constant(model: Transformer, matrix: Matrix, values: Mapping[str, Tensor]) -> Tensor:
+    """What the matrix gives, (width,), where every node that it reads is ablated."""
     constant = matrix.weight @ values[matrix.source]
-    if (bias := parameters.get(f"{matrix.name}.bias")) is not None:
-        constant = constant + bias.detach()
-    of_positions = parameters[f"{matrix.name}.weight"].detach()[:, matrix.weight.shape[1] :]
-    if of_positions.shape[1]:
-        block = cast(Block, model.blocks[int(matrix.target.partition(".")[0])])
-        assert block.position_norms is not None
-        norm = block.position_norms[int(".mlp." in matrix.target)]
-        constant = constant + norm(model.position[:length]).detach() @ of_positions.T
-    return constant
+    bias = dict(model.named_parameters()).get(f"{matrix.name}.bias")
+    return constant if bias is None else constant + bias.detach()
 
 
 class Stream:
@@ -115,8 +108,10 @@ class Stream:
         self.model, self.config, self.universe = model, model.config, universe
         touched = [kept for site, kept in universe.kept.items() if site.endswith(("act_in", "resid_delta"))]
         self.channels = torch.cat(touched).unique()
-        if self.config.norm == "layer":  # through its mean every channel depends on every other
-            self.channels = torch.arange(self.config.d_model)
+        self.channels = self.channels[self.channels < self.config.d_model]  # behind them stand positions
+        self.sparse = Sparse(self.config)
+        if self.config.norm == "layer" or self.sparse.sites & set(STREAM_SITES):
+            self.channels = torch.arange(self.config.d_model)  # by mean or AbsTopK each depends on every other
         self.outside = torch.ones(self.config.d_model, dtype=torch.bool)
         self.outside[self.channels] = False
         self.relu = F.relu if self.config.residual_activation == "relu" else lambda x: x
@@ -126,7 +121,16 @@ class Stream:
         self.others = {
             f"{site}.resid_delta": self._written_by_others(f"{site}.resid_delta", values) for site in self.norms
         }
+        self.positions = {site: self._read_positions(site, pairs.tokens.shape[-1]) for site in self.norms}
         self._read_prompts(values, pairs)
+
+    def _read_positions(self, site: str, length: int) -> Tensor:
+        """What ``site.act_in`` reads of concatenated positions, (T, d_position), or (T, 0) without."""
+        layer, _, part = site.partition(".")
+        norms = cast(Block, self.model.blocks[int(layer)]).position_norms
+        if norms is None:
+            return torch.zeros(length, 0)
+        return norms[int(part == "mlp")](self.model.position[:length]).detach()
 
     def _written_by_others(self, site: str, values: Mapping[str, Tensor]) -> Tensor:
         """(S,): what the channels of `site` outside the universe write."""
@@ -144,7 +148,8 @@ class Stream:
         for site, norm in self.norms.items():
             self.squares[site] = x.square().sum(-1, keepdim=True)
             seen = x * norm.weight.detach()[self.outside]
-            self.places[site] = Places.of(self.config, f"{site}.act_in", len(self.channels), seen)
+            n = len(self.channels) + self.positions[site].shape[-1]
+            self.places[site] = Places.of(self.config, f"{site}.act_in", n, seen)
             x = self.relu(x + values[f"{site}.resid_delta"][self.outside])
         self.last = pairs.last.repeat_interleave(2)
         each = torch.arange(len(self.last))
@@ -179,17 +184,20 @@ class Stream:
     def read(self, x: Tensor, site: str) -> Tensor:
         """What the nodes of ``site.act_in`` read, (M, B, T, n), of the stream x (M, B, T, S)."""
         norm = self.norms[site]
-        normed, entries = self._normed(x, norm, self.squares[site], norm.weight.detach()[self.channels])
+        normed, entries, unit = self._normed(x, norm, self.squares[site], norm.weight.detach()[self.channels])
+        positions = self.positions[site].expand(*x.shape[:-1], -1)
+        normed, entries = torch.cat([normed, positions], -1), torch.cat([entries, positions * unit], -1)
         kept = self._positions(f"{site}.act_in")
         return (normed * self.places[site].won(entries.detach()))[..., kept]
 
     def written(self, x: Tensor, delta: Tensor, site: str) -> Tensor:
         """The stream after the nodes of ``site.resid_delta`` wrote `delta` (M, B, T, n)."""
+        after = "resid_mid" if site.endswith("attn") else "resid_out"
         site = f"{site}.resid_delta"
         x = x + self.others[site]
         if delta.shape[-1]:
             x = x.index_add(-1, self._positions(site), delta)
-        return self.relu(x)
+        return self.sparse(after, self.relu(x))
 
     def answers(self, x: Tensor) -> Tensor:
         """Logit differences A - B (M, pair, 2) of the stream x at the end."""
@@ -202,15 +210,17 @@ class Stream:
             found = ((x * self.reads).sum(-1) + self.final_outside) * (mean_square + RMS_EPS).rsqrt()
         return (found + self.bias).unflatten(-1, (-1, 2))
 
-    def _normed(self, x: Tensor, norm, squares: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised stream, and what orders its magnitudes in units in which those outside are known."""
+    def _normed(self, x: Tensor, norm, squares: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalised stream, what orders its magnitudes in units in which those outside are known, and the unit."""
         if self.config.norm == "layer":
             normed = norm(x)
-            return normed, normed
+            return normed, normed, normed.new_ones(())
         entries = x * weight
         mean_square = (x.square().sum(-1, keepdim=True) + squares) / self.config.d_model
-        return entries * (mean_square + RMS_EPS).rsqrt(), entries
+        return entries * (mean_square + RMS_EPS).rsqrt(), entries, (mean_square + RMS_EPS).sqrt()
 
     def _positions(self, site: str) -> Tensor:
-        """Where in S the nodes of `site` stand."""
-        return torch.searchsorted(self.channels, self.universe.kept[site])
+        """Where the nodes of `site` stand: in S, and behind it those of concatenated positions."""
+        kept, d_model = self.universe.kept[site], self.config.d_model
+        in_stream = torch.searchsorted(self.channels, kept.clamp(max=d_model - 1))
+        return torch.where(kept < d_model, in_stream, kept - d_model + len(self.channels))

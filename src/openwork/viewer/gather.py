@@ -43,7 +43,7 @@ def gather(circuit: Circuit, task: Task, card: Card | None, model: Transformer, 
     nodes = [_node_view(name, circuit, model, seen, whole, alone) for name in circuit.nodes]
     number = {name: i for i, name in enumerate(circuit.nodes)}
     answers = (int(pair.right[0, 0]), int(pair.wrong[0, 0]))
-    read = {node.index for node in nodes if node.kind.endswith("act_in")}
+    read = {node.index for node in nodes if node.kind.endswith("act_in") and node.index < model.config.d_model}
     written = {node.index for node in nodes if node.kind.endswith("resid_delta")}
     payload = Payload(
         version=VERSION,

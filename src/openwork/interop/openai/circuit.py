@@ -1,0 +1,138 @@
+"""A released circuit (``viz_data.pt``) as a `Circuit` that runs.
+
+The file's ``circuit_data`` maps each site to the indices of its kept nodes. What it stores of losses is of its own
+prompts; here the circuit is calibrated and measured anew on a task of ours, so that what it states can be checked.
+
+The release ablates nodes and leaves all weights: ``model.run(tokens, edit=circuit.edits())``, whose loss is stated as
+``nodes_ablated``. `Circuit.run` also lets the weights outside the circuit carry constants, which differs where nodes
+outside compete for AbsTopK's places, or where a sink takes attention from an ablated value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openwork.artifacts import Ablation, Circuit
+from openwork.errors import UserError
+from openwork.interop.openai.checkpoint import open_checkpoint
+from openwork.model import Transformer, node_name, node_sites
+from openwork.pruning import PruneConfig, ablation_values, count_possible_edges, edges_between
+from openwork.pruning.calibration import calibrate
+from openwork.tasks import Task
+
+SEED = 0
+MEANS = ("mean_activations", "means")
+"""Keys under which a file may hold mean activations, site to (width,)."""
+
+
+def load_circuit(
+    path: str | Path,
+    model: Transformer,
+    task: Task,
+    *,
+    means: str | Path | None = None,
+    ablation: Ablation = "mean",
+    config: PruneConfig | None = None,
+) -> Circuit:
+    """The released circuit in `path`, on the released `model`, measured on `task`.
+
+    Args:
+        path: a ``viz_data.pt``.
+        means: a ``.pt`` file of mean activations, site to (width,); else those in `path`, else ``model.means``.
+        ablation: whether the other nodes take their means or zero.
+        config: its target and its numbers of pairs are used.
+
+    Raises:
+        UserError: a file is damaged or of another model, or there are no means for mean ablation.
+    """
+    config = config or PruneConfig()
+    content = open_checkpoint(path, "released circuit")
+    data = content.get("circuit_data") if isinstance(content, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path} has no circuit_data, which maps sites to nodes; give the release's viz_data.pt")
+    kept = _kept(data, model, path)
+    given = _means(content if means is None else open_checkpoint(means, "mean activations"), model, means or path)
+    if given and ablation == "mean":
+        values = given
+    elif means is not None:
+        raise UserError(f"{means} has no mean activations, site to values; give the file that has, or leave it out")
+    else:
+        values = ablation_values(model, ablation)
+    circuit = Circuit(
+        model_hash=model.hash,
+        task=task.name,
+        task_hash=task.hash,
+        ablation=ablation,
+        nodes=tuple(node_name(site, i, model.config.d_head) for site, index in kept.items() for i in index.tolist()),
+        edges=edges_between(model, kept),
+        kept=kept,
+        ablation_values=values,
+        scale=1.0,
+        shift=0.0,
+        seed=SEED,
+        target=config.target,
+        losses={},
+        n_pairs=config.validation_pairs,
+        n_possible_nodes=sum(node_sites(model.config).values()),
+        n_possible_edges=count_possible_edges(model),
+        model=model,
+    )
+    return _measured(circuit, model, task, config)
+
+
+@torch.no_grad()
+def _measured(circuit: Circuit, model: Transformer, task: Task, config: PruneConfig) -> Circuit:
+    """The circuit calibrated on training pairs, with its losses on validation pairs, as a search leaves it."""
+    fixed = task.pairs("train", config.fixed_pairs, seed=1_000_000 + SEED)
+    differences = fixed.differences(circuit(fixed.flat))
+    scale, shift = (float(number) for number in calibrate(differences))
+    pairs = task.pairs("validation", config.validation_pairs)
+    logits = circuit(pairs.flat)
+    losses = {
+        "unpruned": float(pairs.loss(model(pairs.flat))),
+        "circuit": float(pairs.loss(logits, scale, shift)),
+        "circuit_uncalibrated": float(pairs.loss(logits)),
+        "nodes_ablated": float(pairs.loss(model.run(pairs.flat, edit=circuit.edits())[0])),
+    }
+    return replace(circuit, scale=scale, shift=shift, losses=losses)
+
+
+def _kept(data: Mapping[Any, Any], model: Transformer, path: str | Path) -> dict[str, Tensor]:
+    """For each node site, in forward order, the kept indices, ascending; what is no tensor is not about nodes."""
+    widths, found = node_sites(model.config), {}
+    for site, indices in data.items():
+        if not isinstance(indices, Tensor | list):
+            continue
+        index = torch.as_tensor(indices).reshape(-1)
+        if not len(index):
+            continue
+        if site not in widths:
+            raise UserError(f"{path} keeps nodes of {site!r}, which is no site of this model; load the circuit's model")
+        if index.is_floating_point() or index.min() < 0 or index.max() >= widths[site]:
+            raise UserError(f"{path} keeps a node of {site} outside its width {widths[site]}; load the circuit's model")
+        found[site] = index.long().unique()
+    if not found:
+        raise UserError(f"{path} keeps no node in circuit_data; give a circuit that has some")
+    return {site: found[site] for site in widths if site in found}
+
+
+def _means(content: Any, model: Transformer, path: str | Path) -> dict[str, Tensor] | None:
+    """The mean activations in `content`, if it has any; all sites or none."""
+    widths = node_sites(model.config)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in MEANS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not isinstance(content.get(next(iter(widths))), Tensor):
+        return None
+    found = {}
+    for site, size in widths.items():
+        mean = content.get(site)
+        if not isinstance(mean, Tensor) or mean.numel() != size or not torch.isfinite(mean).all():
+            raise UserError(f"{path} has no {size} finite means for {site}; give the means of the circuit's model")
+        found[site] = mean.detach().reshape(-1).float()
+    return found

@@ -1,0 +1,74 @@
+"""`openwork import` and `openwork export`, from a release's files to other tools' files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import openwork
+from openwork.cli import app
+from openwork.errors import UserError
+from tests.interop.releases import write
+from tests.interop.test_openai_files import CONFIG, write_tokenizer
+
+BIG = {**CONFIG, "vocab_size": 2048, "block_size": 64}
+
+
+def run(*arguments) -> str:
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False, standalone_mode=False)
+    return done.output
+
+
+@pytest.fixture
+def release(tmp_path):
+    write(tmp_path / "release", BIG)
+    write_tokenizer(tmp_path / "release")
+    return tmp_path / "release"
+
+
+def test_a_release_becomes_a_model_directory_with_a_card(release, tmp_path):
+    run("import", "openai", release, "--out", tmp_path / "model", "--json", tmp_path / "numbers.json")
+    model = openwork.load_model(tmp_path / "model")
+    tokens = torch.tensor([model.tokenizer.encode("def f(self):\n    return 12\n")])
+    torch.testing.assert_close(model(tokens), openwork.interop.openai.load(release)(tokens))
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["hash"] == model.hash and numbers["vocabulary"] == 2048
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "openai/circuit_sparsity" in card and model.hash in card
+
+
+def test_what_cannot_be_imported_is_one_line(release, tmp_path):
+    (release / "final_model.pt").write_bytes(b"no")
+    with pytest.raises(UserError, match="no whole PyTorch file"):
+        run("import", "openai", release, "--out", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(UserError, match="neither a directory nor the name"):
+        run("import", "openai", tmp_path / "nowhere", "--out", tmp_path / "model")
+
+
+def test_an_imported_model_is_exported_to_hugging_face(release, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    run("import", "openai", release, "--out", tmp_path / "model")
+    run("export", "huggingface", tmp_path / "model", tmp_path / "hub")
+    tokens = torch.randint(0, 2048, (1, 20))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hub")
+    torch.testing.assert_close(theirs(tokens).logits, openwork.load_model(tmp_path / "model")(tokens))
+    assert "openai/circuit_sparsity" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_a_circuit_is_exported_by_the_ending_of_the_file(tmp_path):
+    from tests.interop.test_names_and_graphs import make_planted
+
+    circuit = make_planted()
+    circuit.model.tokenizer = None
+    openwork.save_model(circuit.model, tmp_path / "model")
+    openwork.artifacts.replace(circuit, model_hash=circuit.model.hash).save(tmp_path / "one.circuit")
+    for file in ("a.csv", "a.graphml"):
+        run("export", "graph", tmp_path / "one.circuit", tmp_path / file, "--model", tmp_path / "model")
+        assert "0.attn.resid_delta.2" in (tmp_path / file).read_text()
+    for file, says in {"a.json": "give --prompt", "a.txt": "ends in '.txt'"}.items():
+        with pytest.raises(UserError, match=says):
+            run("export", "graph", tmp_path / "one.circuit", tmp_path / file, "--model", tmp_path / "model")

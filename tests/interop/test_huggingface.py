@@ -1,0 +1,193 @@
+"""Our models in `transformers`, its GPT-2 in ours, and openwork where `transformers` is not wanted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import openwork
+from openwork.errors import UserError
+from openwork.interop import huggingface
+from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
+from tests.pruning.planted import PlantedTask
+
+transformers = pytest.importorskip("transformers")
+
+
+def random_model(tokenizer, **wiring) -> Transformer:
+    sizes = {"n_layers": 2, "d_model": 16, "d_head": 4, "n_ctx": 32, "d_vocab": 280}
+    model = Transformer(ModelConfig(**{**sizes, **wiring}), seed=1)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.3)
+    model.tokenizer = tokenizer
+    return model.eval().requires_grad_(False)
+
+
+WIRINGS = [
+    {"bigram": "learned"},
+    {"positions": "learned", "sink": False, "tied": True, "norm": "layer"},
+    {"positions": "concatenated", "d_position": 5, "bias": False},
+]
+
+
+@pytest.fixture(params=WIRINGS, ids=lambda wiring: "-".join(wiring))
+def exported(request, tiny_corpus, tmp_path):
+    model = random_model(tiny_corpus.tokenizer, **request.param)
+    return model, huggingface.export(
+        model, tmp_path / "exported", about={"licence": "Apache-2.0", "data": "little files"}
+    )
+
+
+def test_an_export_opens_with_the_auto_classes_and_has_the_same_logits(exported):
+    model, directory = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    assert type(theirs).__module__.startswith("openwork") and "auto_map" not in theirs.config.to_dict()
+    tokens = torch.randint(0, 280, (3, 20), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(theirs(tokens).logits, model(tokens))
+    loss = torch.nn.functional.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(theirs(tokens, labels=tokens).loss, loss)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    text = "x1 = 'one' + \"3\"\n"
+    assert tokenizer(text).input_ids == [model.tokenizer.end_of_text, *model.tokenizer.encode(text)]
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+def test_the_cache_changes_nothing(exported):
+    model, directory = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    tokens = torch.randint(0, 280, (2, 20), generator=torch.Generator().manual_seed(0))
+    first = theirs(tokens[:, :9], use_cache=True)
+    then = theirs(tokens[:, 9:13], cache=first.cache, use_cache=True)
+    last = theirs(tokens[:, 13:], cache=then.cache, use_cache=True)
+    pieces = torch.cat([first.logits, then.logits, last.logits], 1)
+    torch.testing.assert_close(pieces, model(tokens), atol=1e-5, rtol=1e-4)
+    assert last.cache.get_seq_length() == 20
+    torch.testing.assert_close(theirs(tokens, logits_to_keep=2).logits, model(tokens)[:, -2:])
+
+
+def test_padded_prompts_get_the_logits_that_they_have_alone(exported):
+    model, directory = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    tokens = torch.randint(0, 280, (2, 10), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[0, :4] = 0
+    padded = theirs(tokens, attention_mask=mask).logits
+    torch.testing.assert_close(padded[0, 4:], model(tokens[:1, 4:])[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(padded[1], model(tokens[1:])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_pipeline_writes_what_the_model_writes(exported):
+    model, directory = exported
+    pipe = transformers.pipeline("text-generation", model=str(directory))
+    for prompt in ("x1 = 'one'", "x"):
+        expected = model.generate(prompt, 8)
+        assert pipe(prompt, max_new_tokens=8, do_sample=False)[0]["generated_text"] == expected
+    both = pipe(["x1 = 'one'", "x"], max_new_tokens=8, do_sample=False, batch_size=2)
+    assert [out[0]["generated_text"] for out in both] == [model.generate(p, 8) for p in ("x1 = 'one'", "x")]
+
+
+def test_the_export_is_whole_and_has_a_card(exported, tmp_path):
+    model, directory = exported
+    card = (directory / "README.md").read_text()
+    assert "license: apache-2.0" in card and "little files" in card and model.hash in card
+    assert f"{sum(p.numel() for n, p in model.named_parameters() if n != 'bigram'):,}" in card
+    assert {path.name for path in directory.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not list(tmp_path.glob(".exported*"))
+    with pytest.raises(UserError, match="exists and is not empty"):
+        huggingface.export(model, directory)
+    again = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    again.save_pretrained(tmp_path / "again")
+    tokens = torch.arange(20)[None]
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(reloaded(tokens).logits, again(tokens).logits)
+
+
+@pytest.mark.parametrize("order", ["openwork, transformers", "transformers, openwork"])
+def test_registration_does_not_depend_on_who_is_imported_first(order, tmp_path):
+    huggingface.export(random_model(None), tmp_path / "exported")
+    code = f"""import {order}
+import sys
+assert "transformers.models.auto.modeling_auto" not in sys.modules
+print(type(transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path / "exported")!r})).__name__)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "OpenworkForCausalLM\n", done.stderr
+
+
+def test_openwork_does_not_import_transformers_and_says_what_to_install_without_it(tmp_path):
+    code = f"""import sys
+import openwork
+assert "transformers" not in sys.modules
+sys.modules["transformers"] = None
+try:
+    openwork.interop.huggingface.export(None, {str(tmp_path / "out")!r})
+except openwork.UserError as error:
+    print(error)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'openwork[huggingface]'" in done.stdout, done.stderr
+
+
+def gpt2(**options):
+    torch.manual_seed(0)
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": 20}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**sizes, **options})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"activation_function": "relu", "n_inner": 24}, {"tie_word_embeddings": False}]
+)
+def test_a_gpt2_model_behind_our_door_is_the_same_model(options, tmp_path):
+    theirs = gpt2(**options)
+    theirs.save_pretrained(tmp_path)
+    tokens = torch.randint(0, 20, (2, 9))
+    expected = theirs(tokens, output_hidden_states=True)
+    for model in (huggingface.load_gpt2(theirs), huggingface.load_gpt2(tmp_path)):
+        logits, acts = model.run(tokens, record=all_sites(model.config))
+        torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=1e-4)
+        for layer in range(2):
+            torch.testing.assert_close(acts[f"{layer}.resid_in"], expected.hidden_states[layer], atol=1e-4, rtol=1e-4)
+
+
+def test_a_gpt2_model_can_be_pruned_and_verified_and_saved(tmp_path):
+    model = huggingface.load_gpt2(gpt2())
+    task = PlantedTask()
+    model.means = mean_activations(model, [task.pairs("train", 32).flat])
+    few = openwork.PruneConfig(
+        target=0.6, steps=4, pairs=4, fixed_pairs=8, validation_pairs=8, candidates=16, k_coefs=(1e-3, 1e-2)
+    )
+    circuit = openwork.prune(model, task, config=few)
+    assert circuit.loss(task) == pytest.approx(circuit.losses["circuit"], abs=1e-6)
+    assert openwork.verify(circuit, task).checks
+    openwork.save_model(model, tmp_path)
+    assert openwork.load_model(tmp_path).hash == model.hash
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"activation_function": "silu"}, "activation_function 'silu'"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
+    ],
+)
+def test_a_gpt2_with_other_options_is_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        huggingface.load_gpt2(gpt2(**options))
+
+
+def test_what_is_no_gpt2_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="type 'bert'; only gpt2"):
+        huggingface.load_gpt2(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match="cannot open the GPT-2 model"):
+        huggingface.load_gpt2(tmp_path)
