@@ -1,7 +1,8 @@
 """A Model is a directory; here it is saved, loaded, and found by name.
 
 config.json           wiring, hash, and what it was trained with
-weights.safetensors   for each sparse matrix the kept indices and values, never a dense matrix of zeros
+weights.safetensors   for each sparse matrix the kept indices and values, never a dense matrix of zeros; what bfloat16
+                      holds exactly takes two bytes
 tokenizer.json        the tokenizer
 means.safetensors     mean activation of every node over the training corpus, once computed
 metrics.jsonl, README.md, ...   written by training
@@ -10,6 +11,7 @@ metrics.jsonl, README.md, ...   written by training
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,48 @@ from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, check_memory, node_sites
 from openwork.sparsity import use_sparse_layers
 
+REFERENCE = Path(__file__).parent / "reference"
+NAMED: Mapping[str, Path] = {"reference-sparse": REFERENCE / "sparse", "reference-dense": REFERENCE / "dense"}
+"""The models that come with the package; ``benchmarks/reference_pair.py`` made them."""
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
+
+
+def names() -> tuple[str, ...]:
+    """The names of the models that come with the package."""
+    return tuple(NAMED)
+
+
+def path(name: str | Path) -> Path:
+    """The Model directory of a model that comes with the package.
+
+    Raises:
+        UserError: there is no model of that name.
+    """
+    if str(name) not in NAMED:
+        raise UserError(f"no model {str(name)!r} comes with the package; choose among {', '.join(NAMED)}")
+    return NAMED[str(name)]
+
+
+def list_models() -> list[dict[str, Any]]:
+    """A row for each model that comes with the package: what it is, what it reaches, and the circuits found in it."""
+    rows = []
+    for name, directory in NAMED.items():
+        content = read_json(directory / "config.json", "model config")
+        config, about = content["model"], content["about"]
+        rows.append(
+            {
+                "name": name,
+                "layers": config["n_layers"],
+                "d_model": config["d_model"],
+                "density": about["training"]["sparsity"]["density"],
+                "trained on tokens": about["training"]["tokens"],
+                "validation loss": about["measured"]["validation_loss"],
+                "circuits": ", ".join(sorted(file.stem for file in (directory / "circuits").glob("*.circuit"))),
+                "directory": str(directory),
+            }
+        )
+    return rows
 
 
 def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | None = None) -> None:
@@ -103,18 +145,35 @@ def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
 
 def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
     """Each sparse tensor as ``name.indices`` (int32, into the flat tensor) and ``name.values``, the others as they are;
-    with the shapes of the sparse ones."""
+    with the shapes of the sparse ones. Values that bfloat16 holds exactly are stored so."""
     packed, shapes = {}, {}
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().reshape(-1)
         indices = ((flat != 0) | flat.signbit()).nonzero().squeeze(1)  # a zero with a sign is kept: the hash tells it
         if len(indices) < SPARSE_BELOW * tensor.numel():
             packed[f"{name}.indices"] = indices.int()
-            packed[f"{name}.values"] = flat[indices]
+            packed[f"{name}.values"] = _in_half(flat[indices])
             shapes[name] = list(tensor.shape)
         else:
-            packed[name] = tensor
+            packed[name] = _in_half(tensor)
     return packed, shapes
+
+
+def _in_half(values: Tensor) -> Tensor:
+    """`values` in bfloat16 if that changes none of them, bit by bit."""
+    if values.dtype != torch.float32:
+        return values
+    half = values.bfloat16()
+    return half if torch.equal(half.float().view(torch.int32), values.contiguous().view(torch.int32)) else values
+
+
+@torch.no_grad()
+def round_weights(model: Transformer) -> Transformer:
+    """`model` with every weight rounded to bfloat16, in place: half the file, and another hash. Its means are gone."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())
+    model.means = {}
+    return model
 
 
 def unpack(packed: dict[str, Tensor], shapes: dict[str, list[int]]) -> dict[str, Tensor]:
