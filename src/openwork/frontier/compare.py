@@ -1,0 +1,177 @@
+"""Sparse against dense: both models pruned to the same loss on every task that both can do (paper, 3.1 and figure 3).
+
+Every circuit is a file as soon as it is found, so that a comparison that was stopped goes on where it was. A circuit
+counts as it was found, seed by seed: the best of several seeds would flatter whoever was searched longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any, Literal
+
+from openwork import tasks
+from openwork.artifacts import Circuit
+from openwork.errors import UserError
+from openwork.model import Transformer
+from openwork.pruning import PruneConfig, load_circuit, prune
+from openwork.pruning.problem import Report
+from openwork.tasks.survey import try_tasks
+
+Side = Literal["sparse", "dense"]
+SIDES: tuple[Side, Side] = ("sparse", "dense")
+Size = Literal["edges", "nodes"]
+SIZES: tuple[Size, Size] = ("edges", "nodes")
+CAN_DO = 0.15
+"""Unpruned loss in nats below which a model can do a task (paper, A.5)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search in one model came to."""
+
+    side: Side
+    task: str
+    seed: int
+    reached: bool
+    loss: float
+    nodes: int
+    edges: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The circuits of two models on the tasks that both can do."""
+
+    target: float
+    unpruned: Mapping[str, tuple[float, float]]
+    """For every task, the loss of the sparse and of the dense model; infinite where the task does not suit a model."""
+    found: tuple[Found, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that both can do."""
+        return shared(self.unpruned)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({one.seed for one in self.found}))
+
+    def of(self, side: Side, task: str, seed: int) -> Found:
+        """The circuit of `task` that `seed` found in the model of this `side`."""
+        return next(f for f in self.found if (f.side, f.task, f.seed) == (side, task, seed))
+
+    def failed(self, seed: int) -> tuple[str, ...]:
+        """The tasks whose target `seed` did not reach in one of the models; they are in no mean."""
+        return tuple(task for task in self.tasks if not all(self.of(side, task, seed).reached for side in SIDES))
+
+    def mean(self, side: Side, size: Size, seed: int) -> float:
+        """Geometric mean of a size over the tasks that `seed` reached in both; NaN if there are none.
+
+        A circuit without edges (the answer needs none) counts as one of one edge, for the logarithm's sake.
+        """
+        counted = [task for task in self.tasks if task not in self.failed(seed)]
+        sizes = [max(1, getattr(self.of(side, task, seed), size)) for task in counted]
+        return geometric_mean(sizes) if sizes else float("nan")
+
+    def ratio(self, size: Size, seed: int) -> float:
+        """How many times larger the dense model's circuits are."""
+        return self.mean("dense", size, seed) / self.mean("sparse", size, seed)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for every task and seed, and one for every task that a model cannot do."""
+        rows = []
+        for task, losses in self.unpruned.items():
+            unpruned = {f"{side} unpruned": loss for side, loss in zip(SIDES, losses, strict=True)}
+            for seed in self.seeds if task in self.tasks else ("",):
+                row: dict[str, Any] = {"task": task, "seed": seed, **unpruned}
+                for side in SIDES:
+                    one = self.of(side, task, seed) if isinstance(seed, int) else None
+                    row |= {f"{side} {size}": getattr(one, size, "") for size in SIZES}
+                    row[f"{side} loss"] = "" if one is None else f"{one.loss:.3f}{'' if one.reached else ' MISSED'}"
+                rows.append(row)
+        return rows
+
+    def means(self) -> list[dict[str, Any]]:
+        """Means and ratios, one row for every seed."""
+        return [
+            {
+                "seed": seed,
+                "tasks": len(self.tasks) - len(self.failed(seed)),
+                "failed": ", ".join(self.failed(seed)),
+                **{f"{side} {size}": self.mean(side, size, seed) for side in SIDES for size in SIZES},
+                **{f"{size}, dense over sparse": self.ratio(size, seed) for size in SIZES},
+            }
+            for seed in self.seeds
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Every number, for JSON."""
+        return {
+            "target": self.target,
+            "tasks": list(self.tasks),
+            "unpruned": {task: dict(zip(SIDES, losses, strict=True)) for task, losses in self.unpruned.items()},
+            "found": [asdict(one) for one in self.found],
+            "means": self.means(),
+        }
+
+
+def shared(unpruned: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """The tasks that both models can do."""
+    return tuple(task for task, losses in unpruned.items() if max(losses) < CAN_DO)
+
+
+def compare(
+    sparse: Transformer,
+    dense: Transformer,
+    out: Path,
+    *,
+    names: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    config: PruneConfig | None = None,
+    report: Report = lambda line: None,
+) -> Comparison:
+    """Prune both models on all of the tasks `names` that both can do, one search for each seed.
+
+    The circuits lie in `out`, as ``sparse/TASK-SEED.circuit`` and ``dense/TASK-SEED.circuit``; those that are there
+    are not looked for again.
+
+    Raises:
+        UserError: there is no task that both can do, or a circuit in `out` is of another model, task or target.
+    """
+    config, names = config or PruneConfig(), tuple(names or tasks.names())
+    models: dict[Side, Transformer] = {"sparse": sparse, "dense": dense}
+    losses = [_losses(model, names) for model in models.values()]
+    unpruned = {name: (losses[0][name], losses[1][name]) for name in names}
+    if not shared(unpruned):
+        raise UserError(f"no task has an unpruned loss below {CAN_DO} in both models; compare better models")
+    found = []
+    for task in shared(unpruned):
+        for side, model in models.items():
+            posed = tasks.get(task, model.tokenizer)
+            for seed in seeds:
+                path = out / side / f"{Path(task).stem}-{seed}.circuit"
+                circuit = _circuit(model, posed, path, seed, config, report)
+                size = {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
+                found.append(Found(side, task, seed, circuit.reached, circuit.losses["circuit"], **size))
+    return Comparison(config.target, unpruned, tuple(found))
+
+
+def _losses(model: Transformer, names: Sequence[str]) -> dict[str, float]:
+    rows = try_tasks(model, names)
+    return {row["task"]: float("inf") if row["loss"] == "" else row["loss"] for row in rows}
+
+
+def _circuit(
+    model: Transformer, task: tasks.Task, path: Path, seed: int, config: PruneConfig, report: Report
+) -> Circuit:
+    """The circuit in `path`, or, if there is none, one that is found now."""
+    if not path.is_file():
+        prune(model, task, seed=seed, config=config, report=report).save(path)
+    circuit = load_circuit(path, model)
+    asked = (task.hash, config.target, seed, config.ablation)
+    if (circuit.task_hash, circuit.target, circuit.seed, circuit.ablation) != asked:
+        raise UserError(f"{path} is of another task, target, seed or ablation; give another --out, or delete it")
+    return circuit

@@ -1,0 +1,82 @@
+"""Sparse against dense: what counts, what is taken up again, and the numbers by hand."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+
+from openwork.errors import UserError
+from openwork.frontier import Comparison, compare, draw_comparison
+from openwork.frontier.compare import Found
+from openwork.pruning import PruneConfig
+from tests.pruning.planted import PlantedTask, planted_model
+
+MODULE = sys.modules["openwork.frontier.compare"]  # the package's `compare` is the function
+QUICK = PruneConfig(steps=30, k_coefs=(1e-3, 1e-2), pairs=8, fixed_pairs=32, validation_pairs=32)
+
+
+def by_hand(reached: bool = True) -> Comparison:
+    sizes = {("sparse", "a"): (2, 3), ("dense", "a"): (20, 30), ("sparse", "b"): (8, 5), ("dense", "b"): (20, 10)}
+    found = [
+        Found(side, task, 0, reached or task == "a", 0.1, nodes, edges)  # pyright: ignore
+        for (side, task), (edges, nodes) in sizes.items()
+    ]
+    return Comparison(0.15, {"a": (0.1, 0.01), "b": (0.0, 0.1), "c": (0.2, 0.0)}, tuple(found))
+
+
+def test_means_and_ratios_by_hand():
+    found = by_hand()
+    assert found.tasks == ("a", "b")  # c is beyond the sparse model
+    assert found.mean("sparse", "edges", 0) == pytest.approx(math.sqrt(2 * 8))
+    assert found.ratio("edges", 0) == pytest.approx(20 / 4)
+    assert found.ratio("nodes", 0) == pytest.approx(math.sqrt(30 * 10) / math.sqrt(3 * 5))
+
+
+def test_a_task_whose_target_was_missed_is_named_and_in_no_mean():
+    found = by_hand(reached=False)
+    assert found.failed(0) == ("b",)
+    assert found.ratio("edges", 0) == pytest.approx(10)
+    assert found.means()[0]["failed"] == "b"
+    rows = {row["task"]: row for row in found.rows()}
+    assert rows["b"]["dense loss"] == "0.100 MISSED" and rows["a"]["dense loss"] == "0.100"
+    assert rows["c"]["dense edges"] == ""
+
+
+def test_the_figure_is_drawn(tmp_path):
+    draw_comparison(by_hand(reached=False), tmp_path / "new" / "figure.png")
+    assert (tmp_path / "new" / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """The planted task under the name of one of ours; `searched` counts searches."""
+    searched, prune = [], MODULE.prune
+    monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(MODULE.tasks, "get", lambda name, tokenizer: PlantedTask("mlp"))
+    monkeypatch.setattr(MODULE, "prune", lambda *a, **k: searched.append(k["seed"]) or prune(*a, **k))
+    return searched
+
+
+def test_what_was_found_is_not_looked_for_again(planted, tmp_path):
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    first = compare(*models, tmp_path, names=["one"], seeds=(0, 1), config=QUICK)
+    assert planted == [0, 1, 0, 1] and first.seeds == (0, 1)
+    assert first.of("sparse", "one", 0).edges == 2
+    assert compare(*models, tmp_path, names=["one"], seeds=(0, 1), config=QUICK) == first
+    assert len(planted) == 4
+
+
+def test_circuits_of_another_target_are_refused(planted, tmp_path):
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    compare(*models, tmp_path, names=["one"], config=QUICK)
+    other = PruneConfig(**{**QUICK.__dict__, "target": 0.3})
+    with pytest.raises(UserError, match="another task, target, seed"):
+        compare(*models, tmp_path, names=["one"], config=other)
+
+
+def test_models_that_share_no_task_are_refused(planted, monkeypatch, tmp_path):
+    monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.5))
+    with pytest.raises(UserError, match=r"no task has an unpruned loss below 0\.15"):
+        compare(planted_model("mlp"), planted_model("mlp"), tmp_path, names=["one"])
