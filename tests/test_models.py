@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import torch
 
+from openwork import models, tasks
+from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer
-from openwork.models import load_model, pack, save_model, unpack
+from openwork.models import load_model, pack, round_weights, save_model, unpack
+from openwork.pruning import load_circuit
 
 
 def test_a_sparse_model_comes_back_with_its_hash_also_where_a_zero_has_a_sign(tmp_path):
@@ -25,3 +31,53 @@ def test_a_mostly_empty_tensor_is_stored_as_what_it_holds():
     assert packed["sparse.indices"].tolist() == [11] and packed["sparse.values"].tolist() == [7]
     assert shapes == {"sparse": [4, 5]}
     assert torch.equal(unpack(packed, shapes)["sparse"], sparse)
+
+
+def test_what_bfloat16_holds_exactly_takes_two_bytes_and_comes_back_to_the_bit(tmp_path):
+    model = Transformer(ModelConfig(n_layers=1, d_model=8, d_head=4, n_ctx=8, d_vocab=16))
+    exact = pack({"w": model.embed.weight.detach()})[0]["w"]
+    rounded = round_weights(model)
+    assert exact.dtype == torch.float32 and pack({"w": rounded.embed.weight.detach()})[0]["w"].dtype == torch.bfloat16
+    save_model(rounded, tmp_path / "model")
+    assert load_model(tmp_path / "model").hash == rounded.hash
+
+
+def test_values_that_are_not_numbers_keep_their_bits():
+    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1.0])
+    packed, shapes = pack({"w": odd})
+    assert torch.equal(unpack(packed, shapes)["w"].float().view(torch.int32), odd.view(torch.int32))
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_reference_models_open_and_fit_what_their_files_say(name):
+    directory = models.path(name)
+    assert sum(file.stat().st_size for file in directory.glob("*")) < 15e6
+    model = load_model(directory)
+    about = json.loads((directory / "config.json").read_text())["about"]
+    task = tasks.get("single_double_quote", model.tokenizer)
+    pairs = task.pairs("validation", 256)
+    with torch.no_grad():
+        loss = float(pairs.losses(pairs.differences(model(pairs.flat))))
+    assert loss == pytest.approx(about["tasks"]["single_double_quote"]["loss"], abs=1e-4)
+
+
+def test_the_reference_pair_has_about_the_same_validation_loss():
+    sparse, dense = (row["validation loss"] for row in models.list_models())
+    assert abs(sparse - dense) <= 0.05
+
+
+def test_every_circuit_that_comes_with_a_model_gives_its_stated_loss_again():
+    model = load_model(models.path("reference-sparse"))
+    files = sorted((models.path("reference-sparse") / "circuits").glob("*.circuit"))
+    assert files
+    for file in files:
+        circuit = load_circuit(file, model)
+        stated = circuit.losses["circuit"]
+        assert circuit.reached and circuit.loss(tasks.get(circuit.task, model.tokenizer)) == pytest.approx(
+            stated, abs=1e-4
+        )
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="no model 'reference' comes with the package; choose among reference-sparse"):
+        models.path("reference")

@@ -1,0 +1,125 @@
+"""The reference pair: one weight-sparse and one dense model of about the same validation loss, and their circuits.
+
+    python benchmarks/reference_pair.py [--work runs/reference]
+
+corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> circuits of every task that both
+can do (`openwork compare`) -> those of the sparse model with their cards, in its directory. What is there is not made
+again, so that a run that was stopped goes on. Some hours on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from openwork import tasks
+from openwork.artifacts import write_atomically
+from openwork.corpus import Corpus, build_corpus
+from openwork.faithfulness import verify
+from openwork.frontier import compare, draw_comparison
+from openwork.model import ModelConfig, Transformer
+from openwork.models import load_model, path, round_weights, save_model
+from openwork.progress import corpus_progress, pruning_progress, training_progress
+from openwork.pruning import PruneConfig, load_circuit
+from openwork.sparsity import SparsityConfig
+from openwork.tasks.survey import try_tasks
+from openwork.training import TrainConfig, corpus_means, read_metrics, train
+from openwork.training.card import write_card
+from openwork.training.loop import validation_batches, validation_loss
+
+SOURCE = "stdlib:0.3,idioms:0.7"
+SHAPE = {"n_layers": 3, "d_model": 192, "n_ctx": 128, "bigram": "learned"}
+COMMON = {"batch_size": 8, "validate_every": 500, "checkpoint_every": 1000}
+CONFIGS = {
+    "sparse": TrainConfig(
+        model=ModelConfig(**SHAPE),
+        sparsity=SparsityConfig(density=1 / 32, anneal_end=0.3),
+        tokens=40_000_000,
+        learning_rate=2e-2,
+        **{**COMMON, "validate_every": 2000},
+    ),
+    "dense": TrainConfig(
+        model=ModelConfig(**SHAPE, activation_fraction=1),
+        sparsity=SparsityConfig(density=1, embedding_density=1, bias_density=1),
+        tokens=4_000_000,
+        learning_rate=4e-3,
+        **COMMON,
+    ),
+}
+"""The dense model sees a tenth of the tokens: so many give it the sparse one's validation loss."""
+TARGET = 0.15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/reference"))
+    parser.add_argument("--side", choices=CONFIGS, action="append", help="Make this model alone, and no comparison.")
+    options = parser.parse_args()
+    work, console = options.work, Console()
+    with corpus_progress(console) as progress:
+        corpus = build_corpus(SOURCE, work / "corpus", progress=progress)
+    for side in options.side or CONFIGS:
+        if not (work / side / "config.json").is_file():
+            with training_progress(console) as report:
+                train(corpus, CONFIGS[side], work / side, report)
+        if not (path(f"reference-{side}") / "config.json").is_file():
+            publish(side, work / side, corpus)
+    if not options.side:
+        sparse, dense = (load_model(path(f"reference-{side}")) for side in CONFIGS)
+        with pruning_progress(console) as report:
+            compared = compare(sparse, dense, work / "circuits", config=PruneConfig(target=TARGET), report=report)
+        draw_comparison(compared, work / "comparison.png")
+        write_atomically(work / "comparison.json", json.dumps(compared.summary(), indent=2) + "\n")
+        for task in compared.tasks:
+            keep(sparse, task, work / "circuits" / "sparse" / f"{task}-0.circuit")
+
+
+def publish(side: str, trained: Path, corpus: Corpus) -> None:
+    """Round the trained model's weights, measure it again, and write it into the package."""
+    out, model = path(f"reference-{side}"), load_model(trained)
+    about = json.loads((trained / "config.json").read_text())["about"]
+    model = round_weights(model)
+    model.means = corpus_means(model, corpus)
+    config = CONFIGS[side]
+    batches = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, "cpu")
+    last = read_metrics(trained)[-1]
+    measured = {"validation_loss": validation_loss(model, batches), "before_rounding": last["validation_loss"]}
+    losses = {
+        row["task"]: {"loss": row["loss"], "held_out": row["held-out loss"]} for row in try_tasks(model, tasks.names())
+    }
+    save_model(model, out, about={**about, "rounded": "bfloat16", "measured": measured, "tasks": losses})
+    lines = [line for line in read_metrics(trained) if "validation_loss" in line]
+    write_atomically(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_card(model, corpus, out)
+    card = (out / "README.md").read_text().replace(f'"{out}"', f'openwork.models.path("reference-{side}")')
+    card = card.replace(", `training.png` the curves", "")
+    write_atomically(out / "README.md", card + note(side, measured, losses))
+
+
+def note(side: str, measured: dict, losses: dict) -> str:
+    rows = "".join(f"| {task} | {row['loss']:.3f} | {row['held_out']:.3f} |\n" for task, row in losses.items())
+    return (
+        f"\nThis is `reference-{side}`, made by `python benchmarks/reference_pair.py`. Its weights were "
+        f"rounded to bfloat16: validation loss {measured['validation_loss']:.4f}, before "
+        f"{measured['before_rounding']:.4f}. `metrics.jsonl` has the steps that validated.\n\n"
+        f"| task | loss | held-out templates |\n|---|---|---|\n{rows}"
+    )
+
+
+def keep(model: Transformer, task: str, found: Path) -> None:
+    """Put a circuit that reached its target, and its card, into the model's directory."""
+    circuits = path("reference-sparse") / "circuits"
+    if (circuits / f"{task}.card.json").is_file() or not load_circuit(found, model).reached:
+        return
+    circuits.mkdir(exist_ok=True)
+    shutil.copyfile(found, circuits / f"{task}.circuit")
+    circuit = load_circuit(circuits / f"{task}.circuit", model)
+    verify(circuit, tasks.get(task, model.tokenizer)).save(circuits / f"{task}.card.json")
+
+
+if __name__ == "__main__":
+    main()
