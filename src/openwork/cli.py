@@ -65,7 +65,19 @@ Json = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.")]
+
+
+def _model_directory(path: Path | None) -> Path | None:
+    """`path`, or the directory of the model of that name that comes with the package, if nothing lies at `path`."""
+    from openwork import models
+
+    return models.path(path) if path is not None and str(path) in models.names() and not path.exists() else path
+
+
+ModelPath = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", callback=_model_directory, help="Model directory, or a name of `openwork models`."),
+]
 
 
 def main() -> None:
@@ -116,12 +128,18 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the training and of the first search.")] = 0,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page where there is a browser.")] = True,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Show a circuit of the reference model; nothing is trained.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
-    from openwork.demo import DemoConfig, run_demo, train_config
+    from openwork.demo import DemoConfig, run_demo, run_pretrained, train_config
 
-    summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
+    if pretrained:
+        summary = run_pretrained(out / "pretrained", console=console, open_page=open_page)
+    else:
+        summary = run_demo(out, DemoConfig(train_config(seed)), console=console, open_page=open_page)
     _write_json(json_file, summary)
 
 
@@ -189,7 +207,10 @@ def train(
 @app.command()
 def tasks(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="Model directory: show its loss on each task.")
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", callback=_model_directory, help="Model directory: show its loss on each task."
+        ),
     ] = None,
     file: Annotated[
         list[str] | None, typer.Option(help="A task of your own, .jsonl or .py, beside the others.", metavar="FILE")
@@ -226,6 +247,16 @@ def _lint(file: str, model: Path | None, json_file: Path | None) -> None:
         _print_rows(file, faulty)
         raise UserError(f"{len(faulty)} of {len(rows)} in {file} have faults; mend them")
     console.print(f"{file}: no faults in {len(rows)}")
+
+
+@app.command()
+def models(json_file: Json = None) -> None:
+    """List the models that come with the package; their names may stand wherever a model directory may."""
+    from openwork.models import list_models
+
+    rows = list_models()
+    _print_rows("models", rows)
+    _write_json(json_file, {"models": rows})
 
 
 @app.command()
@@ -290,7 +321,7 @@ def prune(
 @app.command()
 def verify(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
-    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    model: Annotated[Path, typer.Option(callback=_model_directory, help="Model directory of the circuit.")],
     task: Annotated[
         str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
     ] = None,
@@ -324,7 +355,7 @@ def verify(
 @app.command()
 def view(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
-    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    model: Annotated[Path, typer.Option(callback=_model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
     card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
     task: Annotated[
@@ -351,6 +382,44 @@ def view(
     if svg is not None:
         picture(out, svg)
         console.print(f"drawing: {svg.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    sparse: Annotated[
+        Path,
+        typer.Argument(metavar="SPARSE", callback=_model_directory, help="Model directory of the weight-sparse model."),
+    ],
+    dense: Annotated[
+        Path, typer.Argument(metavar="DENSE", callback=_model_directory, help="Model directory of the dense one.")
+    ],
+    out: Annotated[Path, typer.Option(callback=_directory_to_write, help="Directory of the circuits and the figure.")],
+    settings: Settings = None,
+    config: Config = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="First seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches per task and model; each is shown.")] = 1,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Prune both models on all tasks that both can do: edges and nodes by task, means, and the ratio."""
+    from openwork.config import read_config
+    from openwork.frontier import compare as run
+    from openwork.frontier import draw_comparison
+    from openwork.models import load_model
+    from openwork.progress import pruning_progress
+    from openwork.pruning import PruneConfig
+
+    wanted = read_config(PruneConfig, config, settings or ())
+    models = load_model(sparse), load_model(dense)
+    with pruning_progress(console) as report:
+        compared = run(*models, out, names=task, seeds=range(seed, seed + seeds), config=wanted, report=report)
+    numbers = compared.summary()
+    _print_rows(f"circuits at {wanted.target:g} nats", compared.rows())
+    _print_rows("geometric means over the tasks that reached the target in both", compared.means())
+    draw_comparison(compared, out / "comparison.png")
+    write_atomically(out / "comparison.json", json.dumps(numbers, indent=2) + "\n")
+    console.print(f"figure: {(out / 'comparison.png').resolve()}", soft_wrap=True)
+    _write_json(json_file, numbers)
 
 
 @bench.command("train")
@@ -475,7 +544,7 @@ def import_gpt2(
 @import_.command("circuit")
 def import_circuit(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="The release's viz_data.pt.")],
-    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    model: Annotated[Path, typer.Option(callback=_model_directory, help="Model directory of the circuit.")],
     task: Annotated[str, typer.Option(help="Name of the task to measure it on.")],
     out: Annotated[Path, typer.Option(callback=_file_to_write, help="Circuit file to write.")],
     means: Annotated[Path | None, typer.Option(help="A .pt file of mean activations; else the model's.")] = None,
@@ -525,7 +594,7 @@ def export_huggingface(
 def export_graph(
     circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="A .graphml, .csv or .json (attribution graph) file.")],
-    model: Annotated[Path, typer.Option(help="Model directory of the circuit.")],
+    model: Annotated[Path, typer.Option(callback=_model_directory, help="Model directory of the circuit.")],
     prompt: Annotated[str | None, typer.Option(help="The prompt of an attribution graph.")] = None,
 ) -> None:
     """Write a circuit as a graph: GraphML, CSV, or the public attribution-graph JSON of one prompt."""

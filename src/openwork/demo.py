@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from openwork import tasks
+from openwork import models, tasks
 from openwork.artifacts import Card, Circuit, load_card, read_json, write_atomically
 from openwork.config import to_dict
 from openwork.corpus import Corpus, build_corpus
@@ -34,6 +34,8 @@ from openwork.training import TrainConfig, read_metrics, train
 from openwork.viewer import write_page
 
 TASK = "single_double_quote"
+PRETRAINED_TOKENS = 400_000
+"""Of the texts that are generated to show what a node of the reference model responds to."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,49 @@ def run_demo(out: Path, config: DemoConfig, *, console: Console, open_page: bool
     with _timed("verify", seconds, console), console.status("verify"):
         card = _card(circuit, task, out / "card.json")
     with _timed("page", seconds, console), console.status("page"):
-        page = (out / "page.html").resolve()
-        write_page(page, circuit, task, card, model, corpus)
-    summary = summarise(out, circuit, card, seconds)
+        write_page((out / "page.html").resolve(), circuit, task, card, model, corpus)
+    return _finish(out, summarise(out / "model", circuit, card, seconds), console, open_page)
+
+
+def run_pretrained(out: Path, *, console: Console, open_page: bool) -> dict[str, Any]:
+    """The end of the main job alone, in seconds: a circuit of the reference model, its card, and the page, in `out`.
+
+    Nothing is trained or searched: model, circuit and card come with the package. The texts that the page shows are
+    generated here.
+
+    Raises:
+        UserError: a file in `out` is damaged or of other settings, or it can't be written.
+    """
+    seconds: dict[str, float] = {}
+    source = models.path("reference-sparse")
+    with _timed("corpus", seconds, console), corpus_progress(console) as progress:
+        corpus = build_corpus(
+            "idioms",
+            out / "corpus",
+            tokenizer=source / "tokenizer.json",
+            validation_fraction=0.5,
+            max_tokens=PRETRAINED_TOKENS,
+            progress=progress,
+        )
+    with _timed("circuit", seconds, console):
+        model = load_model(source)
+        task = tasks.get(TASK, model.tokenizer)
+        circuit = load_circuit(source / "circuits" / f"{TASK}.circuit", model)
+        circuit.loss(task)  # refuses another task's
+        card = load_card(source / "circuits" / f"{TASK}.card.json")
+        circuit.save(out / f"{TASK}.circuit")
+        card.save(out / "card.json")
+    with _timed("page", seconds, console), console.status("page"):
+        write_page((out / "page.html").resolve(), circuit, task, card, model, corpus)
+    return _finish(out, summarise(source, circuit, card, seconds), console, open_page)
+
+
+def _finish(out: Path, summary: dict[str, Any], console: Console, open_page: bool) -> dict[str, Any]:
+    """Write the summary, print it, and show the page."""
     write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print(summary_table(summary))
-    console.print(f"page: {page}")
+    page = (out / "page.html").resolve()
+    console.print(f"page: {page}", soft_wrap=True)
     if open_page and _has_browser():
         webbrowser.open(page.as_uri())
     return summary
@@ -131,13 +170,13 @@ def _card(circuit: Circuit, task: tasks.Task, path: Path) -> Card:
     return card
 
 
-def summarise(out: Path, circuit: Circuit, card: Card, seconds: dict[str, float]) -> dict[str, Any]:
-    """Every number that the demo prints."""
+def summarise(model: Path, circuit: Circuit, card: Card, seconds: dict[str, float]) -> dict[str, Any]:
+    """Every number that the demo prints, of the Model directory `model` and what was found in it."""
     return {
         "task": circuit.task,
         "target": circuit.target,
         "reached": circuit.reached,
-        "validation_loss": read_metrics(out / "model")[-1]["validation_loss"],
+        "validation_loss": read_metrics(model)[-1]["validation_loss"],
         "unpruned_loss": circuit.losses["unpruned"],
         "circuit_loss": circuit.losses["circuit"],
         "circuit_loss_uncalibrated": circuit.losses["circuit_uncalibrated"],
