@@ -45,7 +45,11 @@ def tokens_of(pairs: Iterable[Pairs]) -> Tensor:
 
 @dataclass(frozen=True)
 class Contest:
-    """AbsTopK: those who compete with `rivals` for `places` keep their value if it is among the largest of all."""
+    """AbsTopK: those who compete with `rivals` for `places` keep their value if it is among the largest of all.
+
+    Of k places, the k - n largest constants never lose theirs to any of n competitors. A constant that competes itself
+    is a competitor too: one more is enough for all of them, since then the smallest of the safe ones is a rival.
+    """
 
     places: int
     rivals: Tensor

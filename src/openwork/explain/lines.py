@@ -65,6 +65,7 @@ class Lines:
         self.matrix = {matrix.target: matrix for matrix in matrices(model)}
         self.stream = KnownStream(model, tokens)
         for layer in range(self.config.n_layers):
+            self.layer = layer
             self._attention(f"{layer}.attn")
             self._mlp(f"{layer}.mlp")
         self._end()
@@ -74,12 +75,12 @@ class Lines:
         if not any(self._kept(f"{site}.{part}") for part in ("q", "k", "v", "resid_delta")):
             return self._write(site, {})
         parts = {}
-        for part, says in (("q", "what heads ask for"), ("k", "what they find"), ("v", "what they move")):
+        for part, says in (("q", "queries, what the heads ask for"), ("k", "keys, what they find"), ("v", "values, what they move")):
             parts[part] = self._nodes(f"{site}.{part}", values, says)
         moved: dict[int, Value] = {}
         heads = sorted({index // self.config.d_head for index in self.read.get(f"{site}.v", [])})
         if heads:
-            self._say("each head takes from every earlier token as much of its value as its pattern says")
+            self._say("each head moves values from this and earlier tokens, as its pattern p says")
         for head in heads:
             self._pattern(site, head, parts["q"], parts["k"])
             for index in self.read[f"{site}.v"]:
@@ -120,7 +121,7 @@ class Lines:
         places = n_places(self.config, f"{part}.act_in", len(weight))
         names = {channel: short_name(f"{site}.act_in", channel, self.config.d_head) for channel in wanted}
         if not self.varying:
-            self._say(f"{says}: here, a function of the token")
+            self._say(f"{says}; the token alone decides {', '.join(names.values())}")
             normed = kept_largest(entries, places) / (stream.squares() / len(weight) + EPS).sqrt()[:, None]
             self.columns |= {names[channel]: normed[:, channel] for channel in wanted}
             return dict(names)
@@ -128,7 +129,8 @@ class Lines:
         tag = f"{part}{layer}"
         self.columns[f"squares_{tag}"] = stream.squares()
         self.body.append(f"size = {self._rms(f'squares_{tag}')}")
-        contest = Contest.of(len(self.varying), entries[:, stream.known], places)
+        n = len(self.varying) + (not set(names) <= set(self.varying))  # a known channel that is read may be any of them
+        contest = Contest.of(n, entries[:, stream.known], places)
         least = "0"
         if contest is not None:
             rivals = [f"rival{i}_{tag}" for i in range(contest.rivals.shape[-1])]
@@ -157,46 +159,32 @@ class Lines:
             apply, function = NONLINEARITIES[self.config.activation], self.config.activation
         constants = apply(constant)
         varies = [index for index in kept if index in terms]
-        if varies:
-            self._say(says)
         names = {index: short_name(target, index, self.config.d_head) for index in kept}
-        for index in varies:
-            summed = total(terms[index], float(constant[index]))
-            self.body.append(f"{names[index]} = {f'{function}({summed})' if function else summed}")
         outside = torch.ones(width, dtype=torch.bool)
         outside[varies] = False
         k = n_places(self.config, kind, width)
-        contest = Contest.of(len(varies), constants[outside], k) if varies else None
-        found: dict[int, Value] = {index: names[index] for index in varies}
-        least = self._least(contest, [names[index] for index in varies])
+        contest = Contest.of(len(varies), constants[outside], k)
+        fixed = {index: _fixed(constants, outside, k, index) for index in kept if outside[index]}
+        if varies:
+            self._say(says)
+        alone = contest is not None and len(varies) == 1 and contest.places == 1 and None not in fixed.values()
         for index in varies:
-            if least:
-                self.body.append(f"{names[index]} = over({least}, {names[index]})")
-        return {index: found.get(index, self._constant(index, constants, outside, k, least, names)) for index in kept}
+            summed = total(terms[index], float(constant[index]))
+            value = f"{function}({summed})" if function else summed
+            if contest is not None and alone:
+                value = f"over({number(float(contest.rivals[0]))}, {value})"
+            self.body.append(f"{names[index]} = {value}")
+        if contest is not None and not alone:
+            self._select(contest, [names[i] for i in varies], {names[i]: constants[i] for i in fixed if fixed[i] is None})
+        return {index: names[index] if value is None else value for index, value in (dict.fromkeys(varies) | fixed).items()}
 
-    def _least(self, contest: Contest | None, names: list[str]) -> str:
-        """What a node's magnitude must reach; empty where every one has a place."""
-        if contest is None:
-            return ""
-        rivals = [number(x) for x in contest.rivals.tolist()]
-        if len(names) == 1 and contest.places == 1 and len(rivals) == 1:
-            return rivals[0]
-        self.body.append(f"least = kth({contest.places}, [{', '.join(rivals)}], {', '.join(names)})")
-        return "least"
-
-    def _constant(
-        self, index: int, constants: Tensor, outside: Tensor, k: int, least: str, names: Mapping[int, str]
-    ) -> Value:
-        """A kept node that nothing varying reaches: a number, unless the others decide whether it keeps its place."""
-        if not outside[index]:
-            return names[index]
-        value, n = float(constants[index]), len(constants) - int(outside.sum())
-        larger = int((constants[outside].abs() > abs(value)).sum())
-        if larger + n < k or value == 0:
-            return value
-        if larger >= k or not least:
-            return 0.0
-        return self._let(names[index], f"over({least}, {number(value)})")
+    def _select(self, contest: Contest, names: list[str], constants: Mapping[str, Tensor]) -> None:
+        """AbsTopK of nodes, and of kept constants whose place depends on them."""
+        rivals, all_names = ", ".join(map(number, contest.rivals.tolist())), ", ".join(names)
+        for name, value in constants.items():
+            self.body.append(f"{name} = over(kth({contest.places}, [{rivals}], {all_names}), {number(float(value))})")
+        left = f"{all_names}," if len(names) == 1 else all_names
+        self.body.append(f"{left} = largest({contest.places}, [{rivals}], {all_names})")
 
     def _sums(self, matrix: Matrix, sources: Mapping[int, Value]) -> tuple[Tensor, dict[int, list[str]]]:
         """The constant part (width,) of every node's sum, and the varying terms of those that have any."""
@@ -266,7 +254,7 @@ class Lines:
         return name
 
     def _say(self, what: str) -> None:
-        self.body += ["", f"# {what}"]
+        self.body += ["", f"# Layer {self.layer}: {what}."]
 
 
 def kept_largest(x: Tensor, k: int) -> Tensor:
@@ -275,6 +263,15 @@ def kept_largest(x: Tensor, k: int) -> Tensor:
         return x
     order = x.abs().sort(dim=-1, descending=True, stable=True).indices
     return torch.zeros_like(x).scatter(-1, order[..., :k], x.gather(-1, order[..., :k]))
+
+
+def _fixed(constants: Tensor, outside: Tensor, k: int, index: int) -> float | None:
+    """What AbsTopK makes of a constant; None if the nodes that are not `outside` decide whether it keeps its place."""
+    value, n = float(constants[index]), int((~outside).sum())
+    larger = int((constants[outside].abs() > abs(value)).sum())
+    if value == 0 or larger >= k:
+        return 0.0
+    return value if larger + n < k else None
 
 
 def _moved(value: Value) -> str:

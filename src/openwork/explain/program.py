@@ -17,7 +17,7 @@ from openwork.artifacts import Circuit
 from openwork.errors import UserError
 from openwork.explain.known import refuse_unknowable, tokens_of
 from openwork.explain.lines import Lines
-from openwork.explain.numbers import number
+from openwork.explain.numbers import number, total
 from openwork.model import Transformer
 from openwork.tasks import Pairs, Task
 
@@ -90,6 +90,12 @@ def over(least, x):
     """x where its magnitude is at least `least`, 0 elsewhere (AbsTopK)."""
     return np.where(np.abs(x) >= least, x, 0.0)
 ''',
+    "largest": '''
+def largest(places, rivals, *values):
+    """The values, each 0 where its magnitude is not among the `places` largest of values and rivals (AbsTopK)."""
+    least = kth(places, rivals, *values)
+    return [over(least, x) for x in values]
+''',
     "rms": '''
 def rms(squares, *channels):
     """RMS of the stream, from the sum of squares of the channels that the token alone decides, and the other channels."""
@@ -133,7 +139,7 @@ def logits(tokens, answers):
 def difference(tokens, a, b):
     """The calibrated logit difference: above 0 the circuit answers a, below 0 b."""
     of_a, of_b = logits(tokens, (a, b))
-    return {scale} * (of_a - of_b) + {shift}
+    return {calibrated}
 
 
 def look_up(tokens):
@@ -149,19 +155,19 @@ def _text(circuit: Circuit, model: Transformer, lines: Lines, tokens: Tensor, sp
     config = model.config
     body = "\n".join(lines.body)
     eps = repr(float(torch.finfo(torch.float32).eps))
-    written = [name for name in HELPERS if f"{name}(" in body + lines.size]
+    used = body + lines.size + ("kth( over(" if "largest(" in body else "")
+    written = [name for name in HELPERS if f"{name}(" in used]
     helpers = "\n".join(HELPERS[name] for name in written).format(
         root=f"{number(config.d_head ** 0.5)}", d_model=config.d_model, eps=eps
     )
-    names = ", ".join(lines.columns)
-    unpacked = "\n".join(wrap(f"({names},) = look_up(tokens)", 112, subsequent_indent=" ")) if names else ""
+    names = "\n".join(wrap(", ".join(lines.columns) + ",", 108))
+    unpacked = f"(\n{indent(names, '    ')}\n) = look_up(tokens)"
     main = BODY.format(
         columns=indent(unpacked, "    "),
         body=indent(body, "    "),
         channels=", ".join(f"x{channel}[-1]" for channel in lines.varying),
         size=lines.size,
-        scale=number(circuit.scale),
-        shift=number(circuit.shift),
+        calibrated=total([f"{number(circuit.scale)} * (of_a - of_b)"], circuit.shift),
     )
     imports = "import math\n\n" if "math." in helpers else ""
     opening = _opening(circuit)
