@@ -204,24 +204,15 @@ class Lines:
         others = self.circuit.ablation_values[f"{site}.resid_delta"].double().clone()
         for channel, value in written.items():
             others[channel] = value if isinstance(value, float) else 0.0
-        for channel, value in written.items():
-            if isinstance(value, str) and channel not in self.varying:
-                self.columns[f"e{channel}"] = self.stream.take(channel)
-                self.body.append(f"x{channel} = e{channel}")
-                self.varying.append(channel)
+        new = [channel for channel, value in written.items() if isinstance(value, str) and channel not in self.varying]
+        self.columns |= {f"e{channel}": self.stream.take(channel) for channel in new}
         self.stream.add(others)
+        self.varying += new
         for channel in self.varying:
-            value = written.get(channel, 0.0)
-            constant = float(others[channel])
-            terms = [f"x{channel}", *([value] if isinstance(value, str) else [])]
-            if len(terms) == 1 and constant == 0 and not self.stream.relu:
-                continue
-            summed = total(terms, constant)
-            line = f"x{channel} = {f'relu({summed})' if self.stream.relu else summed}"
-            if self.body[-1] == f"x{channel} = e{channel}":
-                self.body[-1] = line.replace(f"x{channel}", f"e{channel}").replace(f"e{channel} =", f"x{channel} =", 1)
-            else:
-                self.body.append(line)
+            value, before = written.get(channel), f"{'e' if channel in new else 'x'}{channel}"
+            summed = total([before, *([value] if isinstance(value, str) else [])], float(others[channel]))
+            if summed != f"x{channel}" or self.stream.relu:
+                self._let(f"x{channel}", f"relu({summed})" if self.stream.relu else summed)
 
     def _end(self) -> None:
         """What the unembedding reads of the last token."""
