@@ -75,7 +75,11 @@ class Lines:
         if not any(self._kept(f"{site}.{part}") for part in ("q", "k", "v", "resid_delta")):
             return self._write(site, {})
         parts = {}
-        for part, says in (("q", "queries, what the heads ask for"), ("k", "keys, what they find"), ("v", "values, what they move")):
+        for part, says in (
+            ("q", "queries, what the heads ask for"),
+            ("k", "keys, what they find"),
+            ("v", "values, what they move"),
+        ):
             parts[part] = self._nodes(f"{site}.{part}", values, says)
         moved: dict[int, Value] = {}
         heads = sorted({index // self.config.d_head for index in self.read.get(f"{site}.v", [])})
@@ -175,8 +179,12 @@ class Lines:
                 value = f"over({number(float(contest.rivals[0]))}, {value})"
             self.body.append(f"{names[index]} = {value}")
         if contest is not None and not alone:
-            self._select(contest, [names[i] for i in varies], {names[i]: constants[i] for i in fixed if fixed[i] is None})
-        return {index: names[index] if value is None else value for index, value in (dict.fromkeys(varies) | fixed).items()}
+            self._select(
+                contest, [names[i] for i in varies], {names[i]: constants[i] for i in fixed if fixed[i] is None}
+            )
+        return {
+            index: names[index] if value is None else value for index, value in (dict.fromkeys(varies) | fixed).items()
+        }
 
     def _select(self, contest: Contest, names: list[str], constants: Mapping[str, Tensor]) -> None:
         """AbsTopK of nodes, and of kept constants whose place depends on them."""

@@ -61,9 +61,7 @@ def disagreement(text: str, circuit: Circuit, pairs: Pairs) -> float:
     wanted = (circuit.scale * pairs.differences(circuit(pairs.flat)) + circuit.shift).double().flatten()
     found = [
         program["difference"](row[: last + 1], a, b)
-        for members, last, (a, b) in zip(
-            pairs.tokens.tolist(), pairs.last.tolist(), pairs.right.tolist(), strict=True
-        )
+        for members, last, (a, b) in zip(pairs.tokens.tolist(), pairs.last.tolist(), pairs.right.tolist(), strict=True)
         for row in members
     ]
     return float((torch.tensor(found, dtype=torch.float64) - wanted).abs().max())
@@ -101,18 +99,18 @@ def rms(squares, *channels):
     """RMS of the stream, from the sum of squares of the channels that the token alone decides, and the other channels."""
     return np.sqrt((squares + sum(x * x for x in channels)) / {d_model} + {eps})
 ''',
-    "relu": '''
+    "relu": """
 def relu(x):
     return np.maximum(x, 0.0)
-''',
-    "gelu": '''
+""",
+    "gelu": """
 def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-''',
-    "gelu_tanh": '''
+""",
+    "gelu_tanh": """
 def gelu_tanh(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-''',
+""",
 }
 BODY = '''
 def logits(tokens, answers):
@@ -158,7 +156,7 @@ def _text(circuit: Circuit, model: Transformer, lines: Lines, tokens: Tensor, sp
     used = body + lines.size + ("kth( over(" if "largest(" in body else "")
     written = [name for name in HELPERS if f"{name}(" in used]
     helpers = "\n".join(HELPERS[name] for name in written).format(
-        root=f"{number(config.d_head ** 0.5)}", d_model=config.d_model, eps=eps
+        root=f"{number(config.d_head**0.5)}", d_model=config.d_model, eps=eps
     )
     names = "\n".join(wrap(", ".join(lines.columns) + ",", 108))
     unpacked = f"(\n{indent(names, '    ')}\n) = look_up(tokens)"

@@ -34,6 +34,8 @@ class NodeSeen:
     at_answer: tuple[float, float]
     """Mean value where the answer is due, for members A and B."""
     constant_at_answer: bool
+    on_deciding: tuple[float, float]
+    """Mean value on the tokens that differ within a pair, for members A and B."""
     bias: float | None
     """What is added to the edges that reach it: bias, and ablation values carried by all other weights; None for reads."""
     folded: float
@@ -174,9 +176,11 @@ def _nodes(circuit, model, pairs, acts, on_task, on_corpus):
     d_head = model.config.d_head
     weights = model.weights_of(circuit.edges, circuit.ablation_values)
     names = {matrix.target: matrix.name for matrix in matrices(model)}
+    differ = pairs.tokens[:, 0] != pairs.tokens[:, 1]
     for name in circuit.nodes:
         site, index = parse_node(name, d_head)
-        due = _at_answer(pairs, acts[site][..., index])
+        values = acts[site][..., index]
+        due = _at_answer(pairs, values)
         edges = tuple((edge.source, edge.weight) for edge in circuit.edges if edge.target == name)
         still = [(on_task[parse_node(source, d_head)], weight) for source, weight in edges]
         yield NodeSeen(
@@ -185,6 +189,7 @@ def _nodes(circuit, model, pairs, acts, on_task, on_corpus):
             corpus=on_corpus.get((site, index)),
             at_answer=_means(due),
             constant_at_answer=is_still(float(due.min()), float(due.max())),
+            on_deciding=_means(values.unflatten(0, (-1, 2)).transpose(1, 2)[differ]),
             bias=float(weights[f"{names[site]}.bias"][index]) if site in names else None,
             folded=sum(weight * node.resting for node, weight in still if node.constant),
             edges=edges,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from textwrap import wrap
+from dataclasses import asdict
+from typing import Any
 
+from openwork.explain.numbers import percent, signed, two, value, wrapped
 from openwork.explain.responses import Responses
+from openwork.explain.short import in_short, separated
 from openwork.explain.seen import Attended, HeadSeen, NodeSeen, Seen
 
-WIDTH = 120
-SHARP, FLAT = 0.5, 0.8
-"""A head is sharp where it spreads its attention over at most this share of the keys, flat from that share on."""
+TWICE = 2
+"""Model and circuit are said to differ where one is so many times the other."""
+EVERYWHERE = 0.98
+"""A node that is not at rest at more positions than this has no resting value worth the name."""
 SITES = {
     "attn.act_in": "attention reads the stream",
     "attn.q": "queries",
@@ -21,12 +25,14 @@ SITES = {
     "mlp.post_act": "neurons",
     "mlp.resid_delta": "the MLP writes to the stream",
 }
-LEGEND = """How to read. A node rests at its median over all positions; its response is how far it is from there. Behind a \
-token stand the node's mean value at it and the share of all its response that falls on it; their sum is its selectivity \
-(1: these tokens alone, 0: everything a little). Task: in the circuit, over the prompts. Corpus: in the whole model. Edges \
-are the terms after the equals sign; the number alone is the bias with all that ablated nodes add. After edges come \
-RMSNorm, AbsTopK and the activation function as in the model. A > B: the mean value where the answer is due, in prompts \
-whose right answer is A, then B."""
+LEGEND = """How to read. A > B: means over the prompts whose right answer is A, then B; deciding: on the tokens that \
+differ within a pair; answer: where the answer is due. A node rests at its median over all positions, and its response is \
+how far it is from there. Behind a token stand the node's mean value at it and the share of all its response that falls \
+on it; the shares of its three strongest tokens make its selectivity (1: these tokens alone, 0: everything a little). \
+Task: in the circuit, over the prompts; corpus: in the whole model. A node's edges stand after its equals sign; the \
+number without a node is its bias, with all that ablated nodes add to it; in an attention's write, a value node stands \
+for what its head brings of it. Reads go through RMSNorm or LayerNorm, neurons \
+through the activation function, and AbsTopK closes what is not among the largest of its site."""
 
 
 def to_text(seen: Seen, texts: Callable[[Sequence[int]], list[str]]) -> str:
@@ -35,7 +41,7 @@ def to_text(seen: Seen, texts: Callable[[Sequence[int]], list[str]]) -> str:
     def name(token: int) -> str:
         return repr(texts([token])[0])
 
-    lines = [*_opening(seen, name), "", *_wrapped(LEGEND)]
+    lines = [*_opening(seen, name), "", *in_short(seen), "", *wrapped(LEGEND)]
     heads = {(head.layer, head.head): head for head in seen.heads}
     site = ""
     pending: list[HeadSeen] = []
@@ -55,6 +61,17 @@ def to_text(seen: Seen, texts: Callable[[Sequence[int]], list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_numbers(seen: Seen) -> dict[str, Any]:
+    """Every number of the text, for JSON."""
+    numbers = asdict(seen)
+    for node, told in zip(seen.nodes, numbers["nodes"], strict=True):
+        for where in ("task", "corpus"):
+            found = getattr(node, where)
+            if found is not None:
+                told[where] |= {"selectivity": found.selectivity, "constant": found.constant}
+    return numbers | {"separated_by": [asdict(part) for part in separated(seen)]}
+
+
 def _site(node: str) -> str:
     return ".".join(node.split(".")[:3])
 
@@ -62,9 +79,9 @@ def _site(node: str) -> str:
 def _opening(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     losses = seen.losses
     yield f"{seen.task}: {seen.description}"
-    yield from _wrapped(
+    yield from wrapped(
         f"{len(seen.nodes)} nodes and {sum(len(node.edges) for node in seen.nodes)} edges of the model "
-        f"{seen.model_hash[:12]}. Loss {losses['circuit']:.3f} nats, {100 * seen.accuracy:.1f} % right, on "
+        f"{seen.model_hash[:12]}. Loss {losses['circuit']:.3f} nats, {100 * seen.accuracy:.1f}% right, on "
         f"{2 * seen.n_pairs} validation prompts; the whole model's {losses['unpruned']:.3f}; the circuit's without "
         f"calibration {losses.get('circuit_uncalibrated', float('nan')):.3f} (a coin: 0.693)."
     )
@@ -73,41 +90,37 @@ def _opening(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     else:
         yield "The answers A and B are other tokens in other pairs; A is right for the first prompt of a pair."
     a, b = (" ".join(map(name, tokens)) for tokens in seen.deciding)
-    yield f"The prompts of the first pair differ in one place: {a} for A, {b} for B." if len(
-        seen.deciding[0]
-    ) == 1 else f"The prompts of the first pair differ in {len(seen.deciding[0])} places: {a} for A, {b} for B."
-    yield from _wrapped(
-        f"It answers A where {seen.scale:.3f} * (logit of A - logit of B) {_signed(seen.shift, 3)} is above 0: on average "
-        f"{_two(seen.difference)}."
+    yield (
+        f"The prompts of the first pair differ in one place: {a} for A, {b} for B."
+        if len(seen.deciding[0]) == 1
+        else f"The prompts of the first pair differ in {len(seen.deciding[0])} places: {a} for A, {b} for B."
+    )
+    yield from wrapped(
+        f"It answers A where {seen.scale:.3f} * (logit of A - logit of B) {signed(seen.shift)} is above 0: on average "
+        f"{two(seen.difference)}."
     )
 
 
 def _node(node: NodeSeen, name: Callable[[int], str], seen: Seen) -> Iterator[str]:
-    equation = _equation(node)
-    still = ""
-    if node.task.constant:
-        still = f"always {_value(node.task.resting)} on the task: a part of the biases it reaches"
-    elif node.constant_at_answer:
-        still = f"the same at every answer, {_value(node.at_answer[0])}"
-    else:
-        still = f"at the answer {_two(node.at_answer)}"
-    yield f"  {node.name}{equation}"
+    yield from wrapped(f"{node.name}{_equation(node)}", "  ", " " * 8)
     if node.folded:
-        yield f"      of its edges, those from constant nodes add {_signed(node.folded)} always"
+        yield f"      its edges from constant nodes always add {signed(node.folded)}: a part of its bias on this task"
     if node.task.constant:
-        yield f"      {still}"
+        yield f"      always {value(node.task.resting)} on the task: folded into the bias of what it reaches"
     else:
-        yield f"      task: {_responses(node.task, name)}; {still}"
+        yield from wrapped(f"task: {_responses(node.task, name)}", " " * 6, " " * 12)
+        due = f"always {value(node.at_answer[0])}" if node.constant_at_answer else two(node.at_answer)
+        yield f"      deciding {two(node.on_deciding)}; answer {due}"
     if node.corpus is not None:
-        yield f"      corpus: {_responses(node.corpus, name)}"
+        yield from wrapped(f"corpus: {_responses(node.corpus, name)}", " " * 6, " " * 12)
 
 
 def _equation(node: NodeSeen) -> str:
     if node.bias is None:
         return ""
-    terms = [f"{_signed(weight, 3)} * {_short(source)}" for source, weight in node.edges]
+    terms = [f"{signed(weight)} * {_short(source)}" for source, weight in node.edges]
     neuron = _site(node.name).endswith("post_act")
-    summed = " ".join([*terms, _signed(node.bias, 3)])
+    summed = " ".join([*terms, signed(node.bias)])
     return f" = activation({summed})" if neuron else f" = {summed}"
 
 
@@ -118,35 +131,35 @@ def _short(source: str) -> str:
 
 def _responses(found: Responses, name: Callable[[int], str]) -> str:
     if found.constant:
-        return f"always {_value(found.resting)}"
-    strongest = ", ".join(f"{name(r.token)} {_value(r.value)} ({_percent(r.share)})" for r in found.strongest)
-    return (
-        f"rests at {_value(found.resting)}, elsewhere at {_percent(found.active)} of positions: {strongest}; "
-        f"selectivity {found.selectivity:.2f}"
-    )
+        return f"always {value(found.resting)}"
+    strongest = ", ".join(f"{name(r.token)} {value(r.value)} ({percent(r.share)})" for r in found.strongest)
+    rests = f"{value(found.resting)} but at {percent(found.active)} of positions"
+    if found.active > EVERYWHERE:
+        rests = f"around {value(found.resting)} everywhere"
+    return f"{rests}: {strongest}; selectivity {found.selectivity:.2f}"
 
 
 def _heads(heads: list[HeadSeen], seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     for head in heads:
-        yield f"  HEAD {head.layer}.{head.head} moves {', '.join(map(_short, head.channels))}; from the answer's position it attends"
-        yield f"      in the circuit: {_attended(head.circuit, name)}"
-        yield f"      in the model: {_attended(head.model, name)}"
-        for channel, moved in zip(head.channels, head.moved, strict=True):
-            yield f"      what arrives of {_short(channel)}: {_two(moved)}"
+        yield f"  HEAD {head.layer}.{head.head} moves {', '.join(map(_short, head.channels))}"
         if head.query_constant and head.key_constant:
-            yield "      its query and key are constant: it attends to everything alike, an average over all tokens so far"
+            yield "      its query and key are constant: it takes the average of all tokens so far, alike"
         elif head.query_constant:
             yield "      its query is constant: it looks for the same from every position"
+        yield from _attended("in the circuit", head.circuit, name)
+        yield from _attended("in the model", head.model, name)
+        for channel, moved in zip(head.channels, head.moved, strict=True):
+            yield f"      to the answer's position it brings, of {_short(channel)}: {two(moved)}"
 
 
-def _attended(found: Attended, name: Callable[[int], str]) -> str:
-    def most(member: int) -> str:
-        return ", ".join(f"{name(token)} {_percent(share)}" for token, share in found.tokens[member])
-
-    return (
-        f"A {most(0)}; B {most(1)}; sink {_percent(sum(found.sink) / 2)}; deciding tokens "
-        f"{_percent(found.deciding[0])} > {_percent(found.deciding[1])}, first in {_percent(found.deciding_most)} of "
-        f"prompts; spread over {found.keys:.1f} keys"
+def _attended(where: str, found: Attended, name: Callable[[int], str]) -> list[str]:
+    most = [", ".join(f"{name(token)} {percent(share)}" for token, share in tokens) for tokens in found.tokens]
+    return wrapped(
+        f"{where}, the answer's position attends to A: {most[0]}; B: {most[1]}; sink {percent(sum(found.sink) / 2)}; "
+        f"over {found.keys:.1f} keys; deciding tokens {percent(found.deciding[0])} > {percent(found.deciding[1])}, none "
+        f"more in {percent(found.deciding_most)} of prompts",
+        " " * 6,
+        " " * 12,
     )
 
 
@@ -164,9 +177,9 @@ def _answer(seen: Seen) -> Iterator[str]:
     yield f"  {'':58}{'A':>9}{'B':>9}{'A less B':>11}"
     for what, (a, b) in [*((w, m) for w, m in rows if max(map(abs, m)) >= 5e-5), ("sum", parts.total)]:
         yield f"  {what:58}{a:+9.3f}{b:+9.3f}{a - b:+11.3f}"
-    yield from _wrapped(
-        f"Only what differs between A and B decides; the rest is corrected by the shift {_signed(seen.shift, 3)}. The whole "
-        f"model's sum is {_two(seen.model_difference)}."
+    yield from wrapped(
+        f"Only what differs between A and B decides; the rest is corrected by the shift {signed(seen.shift)}. The whole "
+        f"model's sum is {two(seen.model_difference)}."
     )
 
 
@@ -179,7 +192,7 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     )
     by_token: dict[int, list[str]] = {}
     for token, node, weight in seen.embeddings:
-        by_token.setdefault(token, []).append(f"{_signed(weight, 3)} in channel {node.rpartition('.')[2]}")
+        by_token.setdefault(token, []).append(f"{signed(weight)} in channel {node.rpartition('.')[2]}")
     for token in sorted({*seen.deciding[0], *seen.deciding[1]}):
         entries = ", ".join(by_token.get(token, ["no entry in the channels it reads"]))
         told.append(f"Embedding of {name(token)}: {entries}.")
@@ -197,45 +210,22 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     gap = seen.losses["circuit"] - seen.losses["unpruned"]
     if gap < 0:
         told.append(
-            f"The circuit's loss is {-gap:.3f} nats below the whole model's: it is calibrated, the model is not; it is no "
-            "better circuit for that."
+            f"The circuit's loss is {-gap:.3f} nats below the whole model's, but its answers are calibrated, the model's not."
         )
     for sentence in told:
-        yield from _wrapped(sentence, "  - ", "    ")
+        yield from wrapped(sentence, "  - ", "    ")
 
 
 def _compared(head: HeadSeen, seen: Seen) -> Iterator[str]:
-    circuit, model = head.circuit, head.model
-    keys = seen.mean_length
-    if circuit.keys >= FLAT * keys and model.keys <= SHARP * keys:
+    circuit, model, what = head.circuit, head.model, f"Head {head.layer}.{head.head}"
+    if max(circuit.keys, model.keys) > TWICE * min(circuit.keys, model.keys):
         yield (
-            f"Head {head.layer}.{head.head} attends to nearly everything alike in the circuit (over {circuit.keys:.1f} of "
-            f"{keys:.1f} keys), where the model attends sharply (over {model.keys:.1f})."
+            f"{what} spreads its attention over {circuit.keys:.1f} keys in the circuit, over {model.keys:.1f} in the model "
+            f"(of {seen.mean_length:.1f} tokens in a prompt)."
         )
-    low, high = sorted((sum(circuit.deciding) / 2, sum(model.deciding) / 2))
-    if high > 0.1 and high > 2 * low:
-        more = "more" if sum(circuit.deciding) > sum(model.deciding) else "less"
+    shares = [sum(found.deciding) / 2 for found in (circuit, model)]
+    if max(shares) > 0.1 and max(shares) > TWICE * min(shares):
         yield (
-            f"Head {head.layer}.{head.head} attends {more} to the deciding tokens in the circuit "
-            f"({_percent(sum(circuit.deciding) / 2)}) than in the model ({_percent(sum(model.deciding) / 2)})."
+            f"{what} gives the deciding tokens {percent(shares[0])} of its attention in the circuit, "
+            f"{percent(shares[1])} in the model."
         )
-
-
-def _two(means: tuple[float, float]) -> str:
-    return f"{_value(means[0])} > {_value(means[1])}"
-
-
-def _value(x: float) -> str:
-    return "0" if abs(x) < 5e-4 else f"{x:+.3g}"
-
-
-def _signed(x: float, digits: int = 3) -> str:
-    return f"{'-' if x < 0 else '+'} {abs(x):.{digits}g}"
-
-
-def _percent(x: float) -> str:
-    return f"{100 * x:.0f} %" if x >= 0.01 or x == 0 else f"{100 * x:.1f} %"
-
-
-def _wrapped(text: str, first: str = "", then: str = "") -> list[str]:
-    return wrap(text, WIDTH, initial_indent=first, subsequent_indent=then, break_long_words=False)
