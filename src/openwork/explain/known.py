@@ -69,6 +69,23 @@ def n_places(config: ModelConfig, kind: str, width: int) -> int:
     return max(1, int(width * config.activation_fraction)) if kind in config.sparse_sites else width
 
 
+def kept_largest(x: Tensor, k: int) -> Tensor:
+    """AbsTopK of x (..., width): the first of equal magnitudes keep their place."""
+    if k >= x.shape[-1]:
+        return x
+    order = x.abs().sort(dim=-1, descending=True, stable=True).indices
+    return torch.zeros_like(x).scatter(-1, order[..., :k], x.gather(-1, order[..., :k]))
+
+
+def after_contest(constants: Tensor, outside: Tensor, k: int, index: int) -> float | None:
+    """What AbsTopK makes of a constant; None if the nodes that are not `outside` decide whether it keeps its place."""
+    value, n = float(constants[index]), int((~outside).sum())
+    larger = int((constants[outside].abs() > abs(value)).sum())
+    if value == 0 or larger >= k:
+        return 0.0
+    return value if larger + n < k else None
+
+
 class KnownStream:
     """The channels of the residual stream that tokens alone decide, as the circuit runs on (float64)."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from openwork.artifacts import Circuit
-from openwork.explain.known import Contest, KnownStream, n_places
+from openwork.explain.known import Contest, KnownStream, after_contest, kept_largest, n_places
 from openwork.explain.numbers import number, total
 from openwork.model import Transformer, matrices, parse_node
 from openwork.model.transformer import NONLINEARITIES, Block
@@ -168,7 +168,7 @@ class Lines:
         outside[varies] = False
         k = n_places(self.config, kind, width)
         contest = Contest.of(len(varies), constants[outside], k)
-        fixed = {index: _fixed(constants, outside, k, index) for index in kept if outside[index]}
+        fixed = {index: after_contest(constants, outside, k, index) for index in kept if outside[index]}
         if varies:
             self._say(says)
         alone = contest is not None and len(varies) == 1 and contest.places == 1 and None not in fixed.values()
@@ -254,23 +254,6 @@ class Lines:
 
     def _say(self, what: str) -> None:
         self.body += ["", f"# Layer {self.layer}: {what}."]
-
-
-def kept_largest(x: Tensor, k: int) -> Tensor:
-    """AbsTopK of x (..., width): the first of equal magnitudes keep their place."""
-    if k >= x.shape[-1]:
-        return x
-    order = x.abs().sort(dim=-1, descending=True, stable=True).indices
-    return torch.zeros_like(x).scatter(-1, order[..., :k], x.gather(-1, order[..., :k]))
-
-
-def _fixed(constants: Tensor, outside: Tensor, k: int, index: int) -> float | None:
-    """What AbsTopK makes of a constant; None if the nodes that are not `outside` decide whether it keeps its place."""
-    value, n = float(constants[index]), int((~outside).sum())
-    larger = int((constants[outside].abs() > abs(value)).sum())
-    if value == 0 or larger >= k:
-        return 0.0
-    return value if larger + n < k else None
 
 
 def _moved(value: Value) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from openwork.explain.heads import Attended, HeadSeen
 from openwork.explain.numbers import percent, signed, two, value, wrapped
 from openwork.explain.responses import Responses
+from openwork.explain.seen import NodeSeen, Seen
 from openwork.explain.short import in_short, separated
-from openwork.explain.seen import Attended, HeadSeen, NodeSeen, Seen
 
 TWICE = 2
 """Model and circuit are said to differ where one is so many times the other."""
@@ -204,7 +205,7 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
         )
     uncounted = [source for node in seen.nodes for source, _ in node.edges if source in idle]
     if uncounted:
-        told.append(f"{len(uncounted)} edges leave constant nodes.")
+        told.append(f"Edges that leave constant nodes: {len(uncounted)}.")
     for head in seen.heads:
         told += _compared(head, seen)
     gap = seen.losses["circuit"] - seen.losses["unpruned"]
