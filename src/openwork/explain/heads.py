@@ -101,12 +101,12 @@ def _attended(model: Transformer, pairs: Pairs, acts: dict[str, Tensor], layer: 
     sink = cast(Block, model.blocks[layer]).attn.sink
     q, k = (acts[f"{layer}.attn.{part}"][..., columns].split(AT_ONCE) for part in "qk")
     lasts = pairs.last.repeat_interleave(2).split(AT_ONCE)
-    due = torch.cat(
-        [
-            _pattern(*some, None if sink is None else sink[head])[torch.arange(len(last)), last]
-            for *some, last in zip(q, k, lasts, strict=True)
-        ]
-    ).double()  # (B, key)
+    own = None if sink is None else sink[head]
+    rows = [
+        _pattern(some_q, some_k, own)[torch.arange(len(last)), last]
+        for some_q, some_k, last in zip(q, k, lasts, strict=True)
+    ]
+    due = torch.cat(rows).double()  # (B, key)
     differ = (pairs.tokens[:, 0] != pairs.tokens[:, 1]).repeat_interleave(2, 0)
     sums = due.sum(-1, keepdim=True)
     share = due / sums.clamp_min(1e-30)

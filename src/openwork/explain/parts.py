@@ -1,7 +1,7 @@
 """The answer as a sum: what each write, the last token and the biases add to the logit difference A - B.
 
-The unembedding reads the stream after the final norm, and the stream is the sum of the embedding and of all writes: once
-the norm's divisor is known, the difference is a sum of their parts. A ReLU or AbsTopK on the stream leaves a rest.
+The unembedding reads the stream after the final norm, and the stream is the sum of the embedding and of all writes:
+once the norm's divisor is known, the difference is a sum of their parts. A ReLU or AbsTopK on the stream leaves a rest.
 """
 
 from __future__ import annotations

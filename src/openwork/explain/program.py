@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import Circuit
+from openwork.artifacts import Circuit, bind
 from openwork.errors import UserError
+from openwork.explain.belongs import check_task
 from openwork.explain.known import refuse_unknowable, tokens_of
 from openwork.explain.lines import Lines
 from openwork.explain.numbers import number, total
@@ -31,9 +32,12 @@ def write_program(circuit: Circuit, model: Transformer, task: Task) -> tuple[str
     Its tokens are those of the validation and the held-out pairs; for others it raises a `ValueError`.
 
     Raises:
-        UserError: the model's wiring allows no such program (see `refuse_unknowable`), or the program differs.
+        UserError: the task is not the circuit's, the model's wiring allows no such program (see `refuse_unknowable`),
+            or the program differs.
     """
+    check_task(circuit, task)
     refuse_unknowable(model.config)
+    circuit = bind(circuit, model)
     splits = {split: task.pairs(split, circuit.n_pairs) for split in ("validation", "held_out")}
     tokens = tokens_of(splits.values())
     lines = Lines(circuit, model, tokens)
@@ -67,10 +71,15 @@ def disagreement(text: str, circuit: Circuit, pairs: Pairs) -> float:
     return float((torch.tensor(found, dtype=torch.float64) - wanted).abs().max())
 
 
+NAMES = """Names: a0_39 is what the attention of layer 0 reads of channel 39 of the residual stream; q0h2_6, \
+k0h2_6 and v0h2_6 are query, key and value channel 6 of its head 2; y0h2_6 is what the head brings of the value; \
+o0_19 is what the attention writes to channel 19; r0_66 is what the MLP reads, n0_22 a neuron, w0_118 what the MLP \
+writes. x19 is channel 19 of the stream, and e19 what it holds before any node writes to it. All that is not named is \
+constant, and is part of the numbers that stand alone."""
 HELPERS = {
     "pattern": '''
 def pattern(score, sink, n):
-    """Attention (query, key) of n tokens, each to itself and those before it; the sink takes a part that moves nothing."""
+    """Attention (query, key) of n tokens, each to itself and those before; the sink takes a part that moves nothing."""
     score = np.broadcast_to(score / {root}, (n, n))
     score = np.where(np.tri(n, dtype=bool), score, -np.inf)
     most = np.maximum(score.max(1, keepdims=True), sink)
@@ -96,7 +105,7 @@ def largest(places, rivals, *values):
 ''',
     "rms": '''
 def rms(squares, *channels):
-    """RMS of the stream, from the sum of squares of the channels that the token alone decides, and the other channels."""
+    """RMS of the stream: the sum of squares of the channels that the token alone decides, and the other channels."""
     return np.sqrt((squares + sum(x * x for x in channels)) / {d_model} + {eps})
 ''',
     "relu": """
@@ -144,7 +153,7 @@ def look_up(tokens):
     """The columns of TOKENS, each with one number per token."""
     for token in tokens:
         if token not in TOKENS:
-            raise ValueError(f"this program does not know the token {{token}}; it knows the {{len(TOKENS)}} of its task")
+            raise ValueError(f"this program does not know the token {{token}}, only the {{len(TOKENS)}} of its task")
     return np.array([TOKENS[token] for token in tokens], dtype=np.float64).T
 '''
 
@@ -173,15 +182,11 @@ def _text(circuit: Circuit, model: Transformer, lines: Lines, tokens: Tensor, sp
 
 
 def _opening(circuit: Circuit) -> str:
-    return f'''"""The circuit of {circuit.task} in the model {circuit.model_hash[:12]}, as a program.
-
-{len(circuit.nodes)} nodes, {len(circuit.edges)} edges, loss {circuit.losses["circuit"]:.4f} nats. Names: a0_39 is what the attention of layer 0 reads of
-channel 39 of the residual stream; q0h2_6, k0h2_6, v0h2_6 are query, key and value channel 6 of its head 2; y0h2_6 is
-what the head moves; o0_19 is what the attention writes to channel 19. r0_66 is what the MLP reads, n0_22 a neuron,
-w0_118 what the MLP writes. x19 is channel 19 of the stream. All that is not named here is constant, and is part of the
-numbers that stand alone.
-"""
-'''
+    """The docstring; of the task's name, which may be any text, what cannot end it."""
+    task = "".join(c for c in circuit.task if c.isalnum() or c in " _-.~")
+    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges, loss {circuit.losses['circuit']:.4f} nats. "
+    about = "\n".join(wrap(size + NAMES, 118))
+    return f'"""The circuit of {task} in the model {circuit.model_hash[:12]}, as a program.\n\n{about}\n"""\n'
 
 
 def _tables(model: Transformer, lines: Lines, tokens: Tensor, splits: list[Pairs]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openwork.artifacts import Circuit, bind
 from openwork.corpus import Corpus
-from openwork.errors import UserError
+from openwork.explain.belongs import check_corpus, check_task
 from openwork.explain.heads import HeadSeen, at_answer, means, see_heads
 from openwork.explain.parts import AnswerParts, answer_parts
 from openwork.explain.responses import Responses, corpus_responses, is_still, over_positions
@@ -37,7 +37,7 @@ class NodeSeen:
     on_deciding: tuple[float, float]
     """Mean value on the tokens that differ within a pair, for members A and B."""
     bias: float | None
-    """What is added to the edges that reach it: bias, and ablation values carried by all other weights; None for reads."""
+    """What is added to its edges: bias, and the ablation values that all other weights carry; None for reads."""
     folded: float
     """The part that edges from constant nodes add to that."""
     edges: tuple[tuple[str, float], ...]
@@ -80,16 +80,9 @@ def see(circuit: Circuit, model: Transformer, task: Task, corpus: Corpus | None 
     Raises:
         UserError: the task or the corpus is not the circuit's.
     """
-    if task.hash != circuit.task_hash:
-        raise UserError(
-            f"the circuit is of task {circuit.task} ({circuit.task_hash[:12]}), not of {task.name} ({task.hash[:12]}); "
-            "give its own task"
-        )
-    if corpus is not None and model.tokenizer is not None and corpus.tokenizer.hash != model.tokenizer.hash:
-        raise UserError(
-            f"the corpus's tokenizer is {corpus.tokenizer.hash[:12]}, the model's is {model.tokenizer.hash[:12]}; "
-            "give the model's own corpus"
-        )
+    check_task(circuit, task)
+    if corpus is not None:
+        check_corpus(model, corpus)
     circuit, pairs = bind(circuit, model), task.pairs("validation", circuit.n_pairs)
     layers = range(model.config.n_layers)
     record = {*circuit.kept, "final_resid", *(f"{i}.attn.{part}" for i in layers for part in "qkvy")}

@@ -26,14 +26,14 @@ SITES = {
     "mlp.post_act": "neurons",
     "mlp.resid_delta": "the MLP writes to the stream",
 }
-LEGEND = """How to read. A > B: means over the prompts whose right answer is A, then B; deciding: on the tokens that \
-differ within a pair; answer: where the answer is due. A node rests at its median over all positions, and its response is \
-how far it is from there. Behind a token stand the node's mean value at it and the share of all its response that falls \
-on it; the shares of its three strongest tokens make its selectivity (1: these tokens alone, 0: everything a little). \
-Task: in the circuit, over the prompts; corpus: in the whole model. A node's edges stand after its equals sign; the \
-number without a node is its bias, with all that ablated nodes add to it; in an attention's write, a value node stands \
-for what its head brings of it. Reads go through RMSNorm or LayerNorm, neurons \
-through the activation function, and AbsTopK closes what is not among the largest of its site."""
+LEGEND = """How to read. A > B: means over the prompts whose right answer is A, then B; deciding: on the tokens \
+that differ within a pair; answer: where the answer is due. A node rests at its median over all positions, and its \
+response is how far it is from there. Behind a token stand the node's mean value at it and the share of all its \
+response that falls on it; the shares of its three strongest tokens make its selectivity (1: these tokens alone, 0: \
+everything a little). Task: in the circuit, over the prompts; corpus: in the whole model. A node's edges stand after \
+its equals sign; the number without a node is its bias, with all that ablated nodes add to it; in an attention's \
+write, a value node stands for what its head brings of it. Reads go through RMSNorm or LayerNorm, neurons through the \
+activation function, and AbsTopK closes what is not among the largest of its site."""
 
 
 def to_text(seen: Seen, texts: Callable[[Sequence[int]], list[str]]) -> str:
@@ -157,8 +157,8 @@ def _attended(where: str, found: Attended, name: Callable[[int], str]) -> list[s
     most = [", ".join(f"{name(token)} {percent(share)}" for token, share in tokens) for tokens in found.tokens]
     return wrapped(
         f"{where}, the answer's position attends to A: {most[0]}; B: {most[1]}; sink {percent(sum(found.sink) / 2)}; "
-        f"over {found.keys:.1f} keys; deciding tokens {percent(found.deciding[0])} > {percent(found.deciding[1])}, none "
-        f"more in {percent(found.deciding_most)} of prompts",
+        f"over {found.keys:.1f} keys; deciding tokens {percent(found.deciding[0])} > {percent(found.deciding[1])}, "
+        f"none more in {percent(found.deciding_most)} of prompts",
         " " * 6,
         " " * 12,
     )
@@ -179,7 +179,7 @@ def _answer(seen: Seen) -> Iterator[str]:
     for what, (a, b) in [*((w, m) for w, m in rows if max(map(abs, m)) >= 5e-5), ("sum", parts.total)]:
         yield f"  {what:58}{a:+9.3f}{b:+9.3f}{a - b:+11.3f}"
     yield from wrapped(
-        f"Only what differs between A and B decides; the rest is corrected by the shift {signed(seen.shift)}. The whole "
+        f"Only what differs between A and B decides; the shift {signed(seen.shift)} corrects the rest. The whole "
         f"model's sum is {two(seen.model_difference)}."
     )
 
@@ -200,8 +200,8 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     idle = [node.name for node in seen.nodes if node.task.constant]
     if idle:
         told.append(
-            f"{len(idle)} of {len(seen.nodes)} nodes are constant on the task, so the edges from them only add to biases: "
-            f"{', '.join(idle)}."
+            f"{len(idle)} of {len(seen.nodes)} nodes are constant on the task, so the edges from them only add to "
+            f"biases: {', '.join(idle)}."
         )
     uncounted = [source for node in seen.nodes for source, _ in node.edges if source in idle]
     if uncounted:
@@ -211,7 +211,8 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     gap = seen.losses["circuit"] - seen.losses["unpruned"]
     if gap < 0:
         told.append(
-            f"The circuit's loss is {-gap:.3f} nats below the whole model's, but its answers are calibrated, the model's not."
+            f"The circuit's loss is {-gap:.3f} nats below the whole model's, but its answers are calibrated, the "
+            "model's not."
         )
     for sentence in told:
         yield from wrapped(sentence, "  - ", "    ")
@@ -221,8 +222,8 @@ def _compared(head: HeadSeen, seen: Seen) -> Iterator[str]:
     circuit, model, what = head.circuit, head.model, f"Head {head.layer}.{head.head}"
     if max(circuit.keys, model.keys) > TWICE * min(circuit.keys, model.keys):
         yield (
-            f"{what} spreads its attention over {circuit.keys:.1f} keys in the circuit, over {model.keys:.1f} in the model "
-            f"(of {seen.mean_length:.1f} tokens in a prompt)."
+            f"{what} spreads its attention over {circuit.keys:.1f} keys in the circuit, over {model.keys:.1f} in the "
+            f"model (of {seen.mean_length:.1f} tokens in a prompt)."
         )
     shares = [sum(found.deciding) / 2 for found in (circuit, model)]
     if max(shares) > 0.1 and max(shares) > TWICE * min(shares):
