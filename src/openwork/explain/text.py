@@ -97,7 +97,7 @@ def _opening(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
         else f"The prompts of the first pair differ in {len(seen.deciding[0])} places: {a} for A, {b} for B."
     )
     yield from wrapped(
-        f"It answers A where {seen.scale:.3f} * (logit of A - logit of B) {signed(seen.shift)} is above 0: on average "
+        f"It answers A where {seen.scale:.4g} * (logit of A - logit of B) {signed(seen.shift)} is above 0: on average "
         f"{two(seen.difference)}."
     )
 
@@ -200,8 +200,8 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     idle = [node.name for node in seen.nodes if node.task.constant]
     if idle:
         told.append(
-            f"{len(idle)} of {len(seen.nodes)} nodes are constant on the task, so the edges from them only add to "
-            f"biases: {', '.join(idle)}."
+            f"Constant on the task are {len(idle)} of {len(seen.nodes)} nodes, whose edges only add to biases: "
+            f"{', '.join(idle)}."
         )
     uncounted = [source for node in seen.nodes for source, _ in node.edges if source in idle]
     if uncounted:
