@@ -255,7 +255,10 @@ def models(json_file: Json = None) -> None:
     from openwork.models import list_models
 
     rows = list_models()
-    _print_rows("models", rows)
+    _print_rows("models", [{k: v for k, v in row.items() if k not in ("circuits", "directory")} for row in rows])
+    for row in rows:
+        console.print(f"{row['name']}: {row['directory']}", soft_wrap=True, highlight=False)
+        console.print(f"  circuits: {', '.join(row['circuits']) or 'none'}", soft_wrap=True, highlight=False)
     _write_json(json_file, {"models": rows})
 
 
@@ -382,6 +385,43 @@ def view(
     if svg is not None:
         picture(out, svg)
         console.print(f"drawing: {svg.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def explain(
+    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    model: Annotated[Path, typer.Option(callback=_model_directory, help="Model directory of the circuit.")],
+    corpus: Annotated[Path | None, typer.Option(help="Corpus in which the nodes are watched too.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(callback=_file_to_write, help="Write the text to this file.")] = None,
+    program: Annotated[
+        Path | None, typer.Option(callback=_file_to_write, help="Write the circuit to this file, as a numpy program.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Tell a circuit as text, from the tokens to the answer, and write it as a Python program."""
+    from openwork import explain as told
+    from openwork import tasks as task_list
+    from openwork.corpus import open_corpus
+    from openwork.models import load_model
+    from openwork.pruning import load_circuit
+
+    loaded = load_model(model)
+    circuit = load_circuit(circuit_path, loaded)
+    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    seen = told.see(circuit, loaded, posed, open_corpus(corpus) if corpus is not None else None)
+    text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
+    if program is not None:
+        source, numbers["program"] = told.write_program(circuit, loaded, posed)
+        write_atomically(program, source)
+    if out is not None:
+        write_atomically(out, text)
+    print(text, end="")
+    if program is not None:
+        console.print(f"program: {program.resolve()}", soft_wrap=True)
+    _write_json(json_file, numbers)
 
 
 @app.command()

@@ -50,7 +50,7 @@ def path(name: str | Path) -> Path:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """A row for each model that comes with the package: what it is, what it reaches, and the circuits found in it."""
+    """A row for each model that comes with the package: what it is, what it reaches, and the names of its circuits."""
     rows = []
     for name, directory in NAMED.items():
         content = read_json(directory / "config.json", "model config")
@@ -63,7 +63,7 @@ def list_models() -> list[dict[str, Any]]:
                 "density": about["training"]["sparsity"]["density"],
                 "trained on tokens": about["training"]["tokens"],
                 "validation loss": about["measured"]["validation_loss"],
-                "circuits": ", ".join(sorted(file.stem for file in (directory / "circuits").glob("*.circuit"))),
+                "circuits": sorted(file.stem for file in (directory / "circuits").glob("*.circuit")),
                 "directory": str(directory),
             }
         )

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openwork.corpus import Corpus
-from openwork.viewer.evidence import AFTER, BEFORE, PER_SIGN, Largest, corpus_contexts, watch
+from openwork.explain.contexts import corpus_contexts
+from openwork.viewer.evidence import AFTER, BEFORE, PER_SIGN, Largest, watch
 from tests.viewer.toys import toy_model
 
 

@@ -6,7 +6,7 @@ largest or the smallest so far are kept, so that memory does not grow with the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.artifacts import Circuit
-from openwork.corpus import Corpus
 from openwork.model import Transformer
 from openwork.viewer.payload import Window
 
@@ -22,8 +21,6 @@ BEFORE, AFTER = 23, 8
 """Tokens shown before and after the peak; a causal model has seen those before it."""
 PER_SIGN = 8
 """Texts per node and sign."""
-N_CONTEXTS = 1024
-BATCH = 16
 _SPARE = 4
 """So many times PER_SIGN texts are kept while streaming, since texts that repeat each other are dropped at the end."""
 _NO_TOKEN = -1
@@ -37,19 +34,6 @@ class Seen:
     negative: list[Window]
     active: float
     """Fraction of positions where it is not zero."""
-
-
-def corpus_contexts(corpus: Corpus, n_ctx: int, n: int = N_CONTEXTS) -> Iterator[Tensor]:
-    """Batches (batch, n_ctx) of `n` stretches of the validation split, evenly spread and without overlap.
-
-    Fewer if the split is short; of the training split if there is no validation split.
-    """
-    tokens = corpus.validation if len(corpus.validation) else corpus.train
-    length = min(n_ctx, len(tokens))
-    n = min(n, len(tokens) // length) if length else 0
-    starts = [i * (len(tokens) - length) // max(1, n - 1) for i in range(n)]
-    for i in range(0, n, BATCH):
-        yield torch.stack([torch.from_numpy(tokens.window(start, length)) for start in starts[i : i + BATCH]])
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ from torch import Tensor
 from openwork.artifacts import Card, Circuit, bind
 from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
+from openwork.explain.contexts import corpus_contexts
 from openwork.model import Transformer, parse_node
 from openwork.tasks import Pairs, Task
-from openwork.viewer.evidence import Run, Seen, corpus_contexts, on_prompts, watch
+from openwork.viewer.evidence import Run, Seen, on_prompts, watch
 from openwork.viewer.payload import (
     VERSION,
     Answers,
