@@ -15,7 +15,7 @@ from torch import Tensor
 from openwork.artifacts import Circuit, write_atomically
 from openwork.errors import UserError
 from openwork.interop.graphs import stream_edges
-from openwork.model import Transformer, node_sites, parse_node
+from openwork.model import FINAL_SITE, Transformer, node_sites, parse_node
 
 
 @torch.no_grad()
@@ -53,9 +53,13 @@ class _Attribution:
         self.circuit, self.model, self.tokens, self.d_head = circuit, model, tokens, model.config.d_head
         sites = list(node_sites(model.config))
         self.logits, self.acts = circuit.run(torch.tensor([tokens]), record=sites)
-        self.places = {name: parse_node(name, self.d_head) for name in circuit.nodes}
+        places = {name: self._place(name) for name in circuit.nodes}
+        self.places = {name: place for name, place in places.items() if place[0] != FINAL_SITE}  # the logits' reads
         self.delta = {name: self._delta(*place) for name, place in self.places.items()}
-        self.features = {name: i for i, name in enumerate(circuit.nodes)}
+        self.features = {name: i for i, name in enumerate(self.places)}
+
+    def _place(self, name: str) -> tuple[str, int]:
+        return parse_node(name, self.d_head)
 
     def _delta(self, site: str, index: int) -> Tensor:
         """(T,): the node's activation less its ablation value."""
@@ -65,9 +69,7 @@ class _Attribution:
         assert self.model.tokenizer is not None
         shown = {(name, t) for name, delta in self.delta.items() for t in delta.nonzero()[:, 0].tolist()}
         links = self._weights() + self._stream() + self._embedding() + self._unembedding()
-        nodes = [
-            self._feature(name, t) for name in self.circuit.nodes for t in range(len(self.tokens)) if (name, t) in shown
-        ]
+        nodes = [self._feature(name, t) for name in self.places for t in range(len(self.tokens)) if (name, t) in shown]
         nodes += self._embeddings() + self._outputs()
         known = {node["node_id"] for node in nodes}
         return {
@@ -158,6 +160,7 @@ class _Attribution:
         return [
             self._link(self._id(source, t), self._id(target, t), float(x))
             for source, target in stream_edges(self.circuit, self.d_head)
+            if target in self.places
             for t, x in enumerate(self.delta[source])
         ]
 
@@ -176,6 +179,9 @@ class _Attribution:
     def _unembedding(self) -> list[dict[str, Any]]:
         """Links from what is written at the last position to the likeliest next tokens."""
         last, layer = len(self.tokens) - 1, 2 * self.model.config.n_layers + 1
+        read = set(range(self.model.config.d_model))
+        if FINAL_SITE in self.circuit.ablation_values:
+            read = {index for site, index in map(self._place, self.circuit.nodes) if site == FINAL_SITE}
         return [
             self._link(
                 self._id(name, last),
@@ -183,6 +189,6 @@ class _Attribution:
                 float(self.delta[name][-1] * self.model.unembed.weight[token, index]),
             )
             for name, (site, index) in self.places.items()
-            if site.endswith("resid_delta")
+            if site.endswith("resid_delta") and index in read
             for token, _ in self._likely()
         ]
