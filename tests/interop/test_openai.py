@@ -133,7 +133,10 @@ def test_a_config_that_cannot_be_run_is_named(tmp_path, key, value, says):
         (lambda s: s.update({"transformer.ln_f.weight": torch.zeros(3)}), r"of shape \(3,\)"),
         (lambda s: s["transformer.wpe.weight"].fill_(float("nan")), "no finite numbers"),
         (lambda s: s.update({"transformer.ln_f.weight": torch.ones(12, dtype=torch.long)}), "no finite numbers"),
-        (lambda s: s.update({"transformer.ln_f.weight": torch.full((12,), 1e300).double()}), "no finite numbers"),
+        (
+            lambda s: s.update({"transformer.ln_f.weight": torch.full((12,), 1e300, dtype=torch.double)}),
+            "no finite numbers",
+        ),
         (lambda s: s.update({"lm_head.weight": torch.zeros(17, 12)}), "unlike its embedding"),
         (lambda s: s.update({"transformer.wte.weight": torch.zeros(1).expand(17, 12)}), "needs 816 bytes"),
     ],
