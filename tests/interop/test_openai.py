@@ -134,7 +134,7 @@ def test_a_config_that_cannot_be_run_is_named(tmp_path, key, value, says):
         (lambda s: s["transformer.wpe.weight"].fill_(float("nan")), "no finite numbers"),
         (lambda s: s.update({"transformer.ln_f.weight": torch.ones(12, dtype=torch.long)}), "no finite numbers"),
         (
-            lambda s: s.update({"transformer.ln_f.weight": torch.full((12,), 1e300, dtype=torch.double)}),
+            lambda s: s.update({"transformer.ln_f.weight": torch.ones(12).double() * 1e300}),
             "no finite numbers",
         ),
         (lambda s: s.update({"lm_head.weight": torch.zeros(17, 12)}), "unlike its embedding"),
