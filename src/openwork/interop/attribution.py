@@ -46,6 +46,7 @@ def write_attribution_graph(
     write_atomically(path, json.dumps(graph, indent=1) + "\n")
 
 
+NONE = torch.zeros(0, dtype=torch.int64)
 AT_ENDS = ("embedding", "logit")
 """Kinds of nodes that are no nodes of the circuit."""
 
@@ -65,15 +66,12 @@ class _Attribution:
         self.circuit, self.model, self.tokens, self.d_head = circuit, model, tokens, model.config.d_head
         sites = all_sites(model.config)
         self.logits, self.acts = circuit.run(torch.tensor([tokens]), record=sites)
-        places = {name: self._place(name) for name in circuit.nodes}
+        places = {name: parse_node(name, self.d_head) for name in circuit.nodes}
         self.places = {name: place for name, place in places.items() if place[0] != FINAL_SITE}  # the logits' reads
         self.delta = {name: self._delta(*place) for name, place in self.places.items()}
         reads = {site for site, _ in self.places.values() if site.endswith("act_in")}
         self.scales = {site: self._scale(site) for site in (*reads, FINAL_SITE)}
         self.features = {name: i for i, name in enumerate(self.places)}
-
-    def _place(self, name: str) -> tuple[str, int]:
-        return parse_node(name, self.d_head)
 
     def _delta(self, site: str, index: int) -> Tensor:
         """(T,): the node's activation less its ablation value."""
@@ -208,7 +206,7 @@ class _Attribution:
         last, layer, token = len(self.tokens) - 1, 2 * self.model.config.n_layers + 1, self.tokens[-1]
         read = torch.ones(self.model.config.d_model)
         if FINAL_SITE in self.circuit.ablation_values:
-            read = torch.zeros_like(read).index_fill(0, self.circuit.kept[FINAL_SITE], 1)
+            read = torch.zeros_like(read).index_fill(0, self.circuit.kept.get(FINAL_SITE, NONE), 1)
         scale, found = self.scales[FINAL_SITE][-1] * read, []
         for answer, _ in self._likely():
             weight, target = self.model.unembed.weight[answer] * scale, f"{layer}_{answer}_{last}"
