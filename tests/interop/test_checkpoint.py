@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import struct
 import tracemalloc
 import zipfile
@@ -103,3 +104,89 @@ def test_what_is_no_whole_pytorch_file_is_refused(tmp_path):
     refused(tmp_path / "other.pt", "no data.pkl")
     refused(with_pickle(tmp_path / "short.pt", pickle.dumps({"a": 1})[:-3]), "damaged")
     refused(tmp_path / "nothing.pt", "there is no checkpoint")
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+
+def storage(kind: str = "FloatStorage", key: str = "0", numel: int = 4) -> bytes:
+    """Opcodes that leave a storage on the stack, as torch.save writes them."""
+    return b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + number(numel) + b"tQ"
+
+
+def tensor(shape: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,), offset: int = 0, **claims) -> bytes:
+    """Opcodes that build a tensor, as torch.save writes them."""
+    sizes = b"".join(b"(" + b"".join(map(number, numbers)) + b"t" for numbers in (shape, stride))
+    build = b"ctorch._utils\n_rebuild_tensor_v2\n("
+    return build + storage(**claims) + number(offset) + sizes + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def opcodes(path: Path, content: bytes) -> Path:
+    return with_pickle(path, b"\x80\x02" + content + b".")
+
+
+def test_opcodes_written_here_are_those_of_torch_save(tmp_path):
+    read = open_checkpoint(opcodes(tmp_path / "a.pt", tensor((2, 2), (2, 1))), "checkpoint")
+    assert read.tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"cos\nsystem\n" + text("true") + b"\x85R", "would run os.system"),
+        (b"(" + number(10**11) + b"ios\nsystem\n", "would run INST.os system"),
+        (text("os") + text("system") + b"\x93", "would run os.system"),
+        (b"cbuiltins\nbytearray\n" + number(10**11) + b"\x85R", "would run builtins.bytearray"),
+        (b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n)R", "would run torch._utils._rebuild_meta"),
+        (b"ctorch\nFloatStorage\n" + number(10**11) + b"\x85R", "damaged"),
+        (b"ctorch\nFloatStorage\nq\x010h\x01" + number(10**11) + b"\x85R", "its pickle does not build tensors"),
+        (tensor((10**10,)), "damaged"),
+        (tensor((2, 2), (10**9, 1)), "damaged"),
+        (tensor((10**10,), (0,)), "needs 40,000,000,000 bytes"),
+        (tensor(offset=1), "damaged"),
+        (tensor(numel=10**10), "damaged"),
+        (tensor(key="7"), "damaged"),
+        (tensor((-4,)), "damaged"),
+        (b"R", "damaged"),
+        (b"t", "damaged"),
+        (b"\xff", "damaged pickle"),
+        (b"h\x07", "damaged"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "damaged"),
+    ],
+)
+def test_a_hostile_pickle_takes_no_memory(content, says, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(opcodes(tmp_path / "a.pt", content), says)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"]" * 100_000 + b"a" * 99_999,
+        b"]q\x00h\x00a",
+        b"]q\x00" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(40)),
+    ],
+    ids=["deep", "within itself", "ten times ten times ten"],
+)
+def test_containers_that_no_one_could_walk_through_are_opened_at_once(content, tmp_path):
+    assert isinstance(open_checkpoint(opcodes(tmp_path / "a.pt", content), "checkpoint"), list)
+
+
+def test_a_file_cut_or_altered_anywhere_is_one_line(tmp_path):
+    torch.save({"w": torch.randn(30, 40), "b": torch.arange(3)}, tmp_path / "whole.pt")
+    data = (tmp_path / "whole.pt").read_bytes()
+    for cut in range(0, len(data) - 1, 97):
+        (tmp_path / "cut.pt").write_bytes(data[:cut])
+        refused(tmp_path / "cut.pt", "download it again")
+    for at in range(0, 400, 7):
+        (tmp_path / "cut.pt").write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        try:
+            open_checkpoint(tmp_path / "cut.pt", "checkpoint")
+        except UserError as error:
+            assert "\n" not in str(error)

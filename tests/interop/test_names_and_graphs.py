@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ import torch
 from openwork.artifacts import Circuit, Edge
 from openwork.errors import UserError
 from openwork.interop import attribution, graphs, transformerlens
-from openwork.model import all_sites, node_sites, parse_node
+from openwork.model import NODE_SITES, ModelConfig, Transformer, all_sites, node_name, node_sites, parse_node
+from openwork.model.transformer import NONLINEARITIES
+from openwork.pruning import edges_between
 from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_model
 
 networkx = pytest.importorskip("networkx")
@@ -106,9 +109,84 @@ def test_the_attribution_graph_gives_each_target_the_sum_of_its_links(planted):
     assert arriving == pytest.approx(float(acts["0.attn.resid_delta"][0, 5, 2]) - base, abs=1e-4)
     tops = [node for node in nodes.values() if node["feature_type"] == "logit"]
     assert sum(node["is_target_logit"] for node in tops) == 1 and tops[0]["feature"] == 3
+    assert written["jsNodeId"] == f"0_{written['feature']}-0" and nodes["E_1_1"]["jsNodeId"] == "E_1-1"
+    assert tops[0]["jsNodeId"] == "L_3-5"
     keys = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp", "token_prob"}
     assert all(keys <= set(node) for node in graph["nodes"])
     json.dumps(graph)
+
+
+BIASES = {"attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.resid_delta": "attn.out"}
+BIASES |= {"mlp.post_act": "mlp.up", "mlp.resid_delta": "mlp.down"}
+
+
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        {},
+        {"bias": False, "sink": False, "activation": "relu", "bigram": "learned"},
+        {"activation_fraction": 0.5, "sparse_sites": ("attn.act_in", "mlp.act_in", "attn.v")},
+        {"positions": "concatenated", "d_position": 4},
+    ],
+    ids=["plain", "no biases", "sparse", "positions"],
+)
+def test_links_into_a_node_add_up_to_its_input(wiring):
+    """With every node kept and zero ablation, what flows into a node is its input, biases and positions aside."""
+    sizes = {"n_layers": 2, "d_model": 8, "d_head": 4, "d_mlp": 6, "n_ctx": 16, "d_vocab": 27, "activation_fraction": 1}
+    model = Transformer(ModelConfig(**{**sizes, **wiring}), seed=1).eval().requires_grad_(False)
+    draw = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.5)
+    model.tokenizer = Letters()
+    widths = node_sites(model.config)
+    kept = {site: torch.arange(width) for site, width in widths.items()}
+    circuit = replace(
+        make_planted(),
+        nodes=tuple(node_name(site, i, 4) for site, width in widths.items() for i in range(width)),
+        edges=edges_between(model, kept),
+        kept=kept,
+        ablation_values={site: torch.zeros(width) for site, width in widths.items()},
+        model=model,
+    )
+    graph = attribution.attribution_graph(circuit, model, "aeff")
+    arriving = dict.fromkeys((node["node_id"] for node in graph["nodes"]), 0.0)
+    for link in graph["links"]:
+        arriving[link["target"]] += link["weight"]
+    logits, acts = model.run(torch.tensor([[0, 1, 5, 6, 6]]), record=all_sites(model.config))
+    parameters, checked = dict(model.named_parameters()), set()
+    for node in graph["nodes"]:
+        got = arriving[node["node_id"]]
+        if node["feature_type"] == "logit":
+            bias = model.unembed.bias[node["feature"]] if model.config.bias else 0.0
+            assert got + float(bias) == pytest.approx(float(logits[0, -1, node["feature"]]), abs=1e-4)
+        if node["feature_type"] != "cross layer transcoder":
+            continue
+        site, index = parse_node(node["clerp"], 4)
+        layer, _, kind = site.partition(".")
+        if kind in BIASES and model.config.bias:
+            got += float(parameters[f"blocks.{layer}.{BIASES[kind]}.bias"][index])
+        if kind == "mlp.post_act":
+            got = float(NONLINEARITIES[model.config.activation](torch.tensor(got)))
+        if not (kind.endswith("act_in") and index >= 8):
+            assert got == pytest.approx(float(acts[site][0, node["ctx_idx"], index]), abs=1e-4), node["clerp"]
+            checked.add(kind)
+    assert checked == set(NODE_SITES)
+
+
+def test_a_final_stream_that_is_ablated_is_what_the_logits_read(planted):
+    """Where no channel that the circuit writes is kept there, nothing of it reaches the answers."""
+    ablated = {**planted.ablation_values, "final_resid": torch.zeros(12)}
+    for channel, reached in ((2, True), (3, False)):
+        kept = {**planted.kept, "final_resid": torch.tensor([channel])}
+        nodes = (*planted.nodes, f"final_resid.{channel}")
+        circuit = replace(planted, ablation_values=ablated, kept=kept, nodes=nodes)
+        graph = attribution.attribution_graph(circuit, planted.model, "aefgh")
+        kinds = {node["node_id"]: node["feature_type"] for node in graph["nodes"]}
+        sources = {kinds[link["source"]] for link in graph["links"] if kinds[link["target"]] == "logit"}
+        assert ("cross layer transcoder" in sources) is reached
+        assert "final_resid" not in json.dumps(graph)
+        flow = graphs.to_networkx(circuit, 4)
+        assert flow.has_edge("0.attn.resid_delta.2", f"final_resid.{channel}") is reached
 
 
 def test_names_go_both_ways_and_the_cache_has_their_shapes():

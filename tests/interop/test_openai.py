@@ -108,6 +108,7 @@ def test_old_names_unknown_keys_and_half_precision(tmp_path, caplog):
         ("scale_invariance", True, "compute something else"),
         ("activation_type", "swiglu", "known are gelu, relu"),
         ("afrac_loctypes", "attn_in,elsewhere", "elsewhere"),
+        ("afrac", 0.01, "keeps none of the 12 channels of attn.act_in"),
         ("afrac", 3, r"\(0, 1\]"),
         ("n_layer", 10**12, "whole number"),
         ("n_layer", 10**6, "1000000 layers"),
@@ -132,6 +133,10 @@ def test_a_config_that_cannot_be_run_is_named(tmp_path, key, value, says):
         (lambda s: s.update({"transformer.ln_f.weight": torch.zeros(3)}), r"of shape \(3,\)"),
         (lambda s: s["transformer.wpe.weight"].fill_(float("nan")), "no finite numbers"),
         (lambda s: s.update({"transformer.ln_f.weight": torch.ones(12, dtype=torch.long)}), "no finite numbers"),
+        (
+            lambda s: s.update({"transformer.ln_f.weight": torch.ones(12).double() * 1e300}),
+            "no finite numbers",
+        ),
         (lambda s: s.update({"lm_head.weight": torch.zeros(17, 12)}), "unlike its embedding"),
         (lambda s: s.update({"transformer.wte.weight": torch.zeros(1).expand(17, 12)}), "needs 816 bytes"),
     ],

@@ -13,13 +13,34 @@ import pytest
 import torch
 
 from openwork.errors import UserError
+from openwork.faithfulness import verify
+from openwork.faithfulness.controls import random_circuits
 from openwork.interop import openai
+from openwork.interop.openai.tokenizer import PATTERN
 from openwork.model import mean_activations, node_sites
 from openwork.pruning import PruneConfig, edges_between, load_circuit
 from tests.interop.releases import SMALL, write
 from tests.pruning.planted import PlantedTask
 
-WORDS = ("def", "self", "return", "('", '("', "')", ")\n", " the", " ==", "    ", "==", "12", "123", "\n\n", " re", "é")
+WORDS = (
+    "def",
+    "lf",
+    "self",
+    "return",
+    "('",
+    '("',
+    "')",
+    ")\n",
+    " the",
+    " ==",
+    "    ",
+    "==",
+    "12",
+    "123",
+    "\n\n",
+    " re",
+    "é",
+)
 ASCII_PATTERN = (  # the release's pattern, for ASCII text
     r"[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}| ?[^\sA-Za-z0-9]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -38,7 +59,7 @@ LETTERS = byte_letters()
 def write_tokenizer(directory: Path) -> dict[str, int]:
     """`encoder.json` and `vocab.bpe` whose merges build `WORDS` from the left; returns the encoder."""
     directory.mkdir(parents=True, exist_ok=True)
-    encoder = {letter: i for i, letter in enumerate(LETTERS[b] for b in sorted(LETTERS))}
+    encoder = {letter: i for i, letter in enumerate(LETTERS.values())}
     merges = []
     for word in WORDS:
         letters = [LETTERS[b] for b in word.encode()]
@@ -54,32 +75,59 @@ def write_tokenizer(directory: Path) -> dict[str, int]:
 
 
 def encode_plainly(text: str, directory: Path) -> list[int]:
-    """Byte-pair encoding by the book: in each piece, merge the pair that comes first in `vocab.bpe`, until none is."""
+    """As tiktoken does: in each piece, join the two neighbours whose join has the lowest id, until no join is a token;
+    a piece that is a token is one."""
     encoder = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
-    lines = (directory / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
-    rank = {tuple(line.split(" ")): i for i, line in enumerate(lines)}
     ids = []
     for piece in re.findall(ASCII_PATTERN, text):
         parts = [LETTERS[b] for b in piece.encode()]
-        while True:
-            pairs = [(rank.get(pair, len(rank)), i) for i, pair in enumerate(pairwise(parts))]
-            best, at = min(pairs, default=(len(rank), 0))
-            if best == len(rank):
-                break
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if "".join(parts) in encoder:
+            parts = ["".join(parts)]
+        while joins := [(encoder[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in encoder]:
+            at = min(joins)[1]
+            parts[at : at + 2] = ["".join(parts[at : at + 2])]
         ids += [encoder[part] for part in parts]
     return ids
 
 
-def test_the_release_s_tokenizer_encodes_as_by_the_book_and_decodes_to_the_same(tmp_path):
+TEXT = "class A:\n    def __init__(self, x1234):\n\n\n        self.x = ('a' == \"b\")  # the end//\n\treturn 12 \n"
+ODD = (
+    TEXT.upper(),
+    TEXT[::-1],
+    "self",
+    "selfself myself delf",
+    "\r\n \r\n",
+    " ",
+    "",
+    "  x",
+    "a\t \n b",
+    "('('(\"\n)\n",
+)
+
+
+def test_the_release_s_tokenizer_encodes_as_tiktoken_does_and_decodes_to_the_same(tmp_path):
     write_tokenizer(tmp_path)
     tokenizer = openai.load_tokenizer(tmp_path)
-    text = "class A:\n    def __init__(self, x1234):\n\n\n        self.x = ('a' == \"b\")  # the end//\n\treturn 12 \n"
-    assert tokenizer.encode(text) == encode_plainly(text, tmp_path)
-    assert tokenizer.decode(tokenizer.encode(text + "é—ß")) == text + "é—ß"
+    for text in (TEXT, *ODD):
+        assert tokenizer.encode(text) == encode_plainly(text, tmp_path), text
+    for text in (TEXT, *ODD, "é—ß", "日本 'x'"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.tokens(tokenizer.encode("myself"))[-1] == "self"  # a join that vocab.bpe does not name
     assert (tokenizer.end_of_text, tokenizer.d_vocab) == (2047, 2048)
     tokenizer.save(tmp_path / "tokenizer.json")
-    assert type(tokenizer).load(tmp_path / "tokenizer.json").encode(text) == encode_plainly(text, tmp_path)
+    assert type(tokenizer).load(tmp_path / "tokenizer.json").encode(TEXT) == encode_plainly(TEXT, tmp_path)
+
+
+def test_tiktoken_itself_agrees(tmp_path):
+    tiktoken = pytest.importorskip("tiktoken")
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+    write_tokenizer(tmp_path)
+    ranks = data_gym_to_mergeable_bpe_ranks(str(tmp_path / "vocab.bpe"), str(tmp_path / "encoder.json"))
+    theirs = tiktoken.Encoding("x", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 2047})
+    ours = openai.load_tokenizer(tmp_path)
+    for text in (TEXT, *ODD, "é—ß Naïve(ÉÉ)  …\n\n", "日本 'x') [[1]]\n\n", "\u2028 x\u00a0\u3000y ٣٤٥٦"):
+        assert ours.encode(text) == theirs.encode(text), text
 
 
 @pytest.mark.parametrize(
@@ -162,6 +210,8 @@ def test_a_released_circuit_runs_and_states_its_loss(released, tmp_path, source)
         (lambda c: c.pop("circuit_data"), "no circuit_data"),
         (lambda c: c["circuit_data"].update({"7.mlp.act_in": torch.tensor([1])}), "no site of this model"),
         (lambda c: c["circuit_data"].update({"0.mlp.act_in": torch.tensor([12])}), "outside its width 12"),
+        (lambda c: c["circuit_data"].update({"0.mlp.act_in": torch.ones(12).bool()}), "outside its width 12"),
+        (lambda c: c["circuit_data"].update({"0.mlp.act_in": ["a"]}), "keeps no indices at '0.mlp.act_in'"),
         (lambda c: c.update(circuit_data={}), "keeps no node"),
         (lambda c: c.update(means={"0.attn.act_in": torch.zeros(3)}), "12 finite means for 0.attn.act_in"),
     ],
@@ -172,6 +222,33 @@ def test_a_circuit_of_another_model_is_refused(released, tmp_path, change, says)
     torch.save(content, tmp_path / "viz_data.pt")
     with pytest.raises(UserError, match=says):
         openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS)
+
+
+def test_a_circuit_that_keeps_channels_of_the_final_stream_runs_and_is_verified(released, tmp_path, caplog):
+    model, content = released
+    content["circuit_data"]["final_resid"] = torch.tensor([3, 0])
+    tokens = PlantedTask().pairs("validation", 8).flat
+    final = {"final_resid": torch.linspace(-1, 1, 12)}
+    torch.save({**content, "means": {**model.means, **final}}, tmp_path / "viz_data.pt")
+    circuit = openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS)
+    assert circuit.nodes[-2:] == ("final_resid.0", "final_resid.3")
+    recorded = circuit.run(tokens, record=["final_resid"])[1]["final_resid"]
+    off = [i for i in range(12) if i not in (0, 3)]
+    assert torch.equal(recorded[..., off], final["final_resid"][off].expand(*tokens.shape, 10))
+    assert recorded[..., 3].std() > 0
+    circuit.save(tmp_path / "one.circuit")
+    again = load_circuit(tmp_path / "one.circuit", model)
+    assert again.loss(PlantedTask()) == pytest.approx(circuit.losses["circuit"], abs=1e-6)
+    card = verify(again, PlantedTask(), n_random=2, n_pairs=8)
+    assert card.n_nodes == len(circuit.nodes) and len(card.checks) == 5
+    assert all(len(control.kept["final_resid"]) == 2 for control in random_circuits(again, 2))
+    zeroed = openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS, ablation="zero")
+    assert not zeroed.ablation_values["final_resid"].any() and zeroed.nodes == circuit.nodes
+
+    torch.save(content, tmp_path / "viz_data.pt")  # the model's own means know nothing of the final stream
+    circuit = openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS)
+    assert "keeps 2 channels of final_resid, for which there are no means" in caplog.text
+    assert "final_resid" not in " ".join((*circuit.nodes, *circuit.ablation_values))
 
 
 class Store:

@@ -7,6 +7,8 @@ import torch
 
 from openwork.corpus import Corpus
 from openwork.errors import UserError
+from openwork.model import Transformer
+from openwork.pruning import edges_between
 from openwork.viewer.gather import gather
 from openwork.viewer.payload import Payload
 from tests.viewer.toys import ToyTask, toy_card, toy_circuit, toy_model
@@ -87,3 +89,19 @@ def test_parts_that_do_not_belong_together_are_refused(tiny_corpus: Corpus) -> N
     for what, (one, other, third) in wrong.items():
         with pytest.raises(UserError, match=what):
             gather(one, other, third, model, tiny_corpus)  # pyright: ignore
+
+
+def test_positions_that_are_read_and_nodes_behind_the_last_layer_have_their_place(tiny_corpus: Corpus) -> None:
+    """A position's channel has no row in the embedding; a node of the final residual stream is not drawn."""
+    config = replace(toy_model(tiny_corpus).config, positions="concatenated", d_position=4)
+    model, task = Transformer(config, seed=3).eval(), ToyTask(tiny_corpus)
+    model.tokenizer = tiny_corpus.tokenizer
+    plain = toy_circuit(model, task)
+    kept = {**plain.kept, "0.mlp.act_in": torch.tensor([0, 19]), "final_resid": torch.tensor([2])}
+    values = {**plain.ablation_values, "final_resid": torch.zeros(16)}
+    names = [name.replace("0.mlp.act_in.1", "0.mlp.act_in.19") for name in plain.nodes]
+    circuit = replace(plain, kept=kept, ablation_values=values, nodes=(*names, "final_resid.2"))
+    circuit = replace(circuit, edges=edges_between(model, kept))
+    payload = gather(circuit, task, None, model, tiny_corpus)  # pyright: ignore
+    assert [node.name for node in payload.nodes] == names
+    assert {j for _, j, _ in payload.embedding} == {0, 1}

@@ -46,7 +46,7 @@ def verify(
         "KL to the full model": lambda: checks.divergence(circuit, random, validation),
     }
     if other == "zero" or model.means:
-        values = ablation_values(model, other)
+        values = {**circuit.ablation_values, **ablation_values(model, other)}  # the final stream keeps its own
         asked[f"{other} ablation"] = lambda: checks.other_ablation(circuit, random, validation, values, other)
     answered = []
     for name, check in asked.items():

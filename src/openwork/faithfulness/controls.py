@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from openwork.artifacts import Circuit
-from openwork.model import Transformer, node_sites
+from openwork.model import Transformer, circuit_sites
 from openwork.pruning import edges_between
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Pairs
@@ -30,7 +30,7 @@ def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[
     found = []
     for _ in range(n):
         kept = {}
-        for site, width in node_sites(model.config).items():  # in forward order, however the circuit came here
+        for site, width in circuit_sites(model.config).items():  # in forward order, however the circuit came here
             indices = circuit.kept.get(site, ())
             if not len(indices):
                 continue

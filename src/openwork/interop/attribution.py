@@ -1,6 +1,8 @@
 """A circuit on one prompt as an attribution graph: the public JSON that circuit-tracer's page and Neuronpedia read.
 
-A node of the graph is a node of the circuit at one position; a link is what the one gives the other there.
+A node of the graph is a node of the circuit at one position; a link is what the one gives the other there, in units of
+the target's input. Patterns and the norms' scales are those of the run, held fixed: the links into a target add up to
+its input, but for constants: biases, added positions, LayerNorm's mean, and what is ablated.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor
 from openwork.artifacts import Circuit, write_atomically
 from openwork.errors import UserError
 from openwork.interop.graphs import stream_edges
-from openwork.model import Transformer, node_sites, parse_node
+from openwork.model import FINAL_SITE, Transformer, all_sites, parse_node
+from openwork.model.transformer import Norm
 
 
 @torch.no_grad()
@@ -24,8 +27,7 @@ def attribution_graph(circuit: Circuit, model: Transformer, prompt: str, *, slug
 
     One node for each of the circuit's at each position where it is not at its ablation value, with its activation; the
     prompt's tokens below, the likeliest next tokens above. A link's weight is source activation less ablation value,
-    times the weight; in attention it is also multiplied with the pattern. A link of the stream carries the source's
-    share.
+    times the weight between the two; in attention also times the pattern, through the stream times the reader's norm.
 
     Raises:
         UserError: the model has no tokenizer, or the prompt is longer than its context.
@@ -44,6 +46,17 @@ def write_attribution_graph(
     write_atomically(path, json.dumps(graph, indent=1) + "\n")
 
 
+NONE = torch.zeros(0, dtype=torch.int64)
+AT_ENDS = ("embedding", "logit")
+"""Kinds of nodes that are no nodes of the circuit."""
+
+
+def _multiplier(norm: Norm, x: Tensor) -> Tensor:
+    """What `norm` multiplies each channel of x (T, D) with; a LayerNorm's mean and bias are left out."""
+    square = x.square().mean(-1) + torch.finfo(x.dtype).eps if norm.kind == "rms" else x.var(-1, correction=0) + 1e-5
+    return norm.weight * square.rsqrt()[:, None]
+
+
 class _Attribution:
     """Nodes and links of a circuit on one prompt."""
 
@@ -51,11 +64,14 @@ class _Attribution:
 
     def __init__(self, circuit: Circuit, model: Transformer, tokens: list[int]) -> None:
         self.circuit, self.model, self.tokens, self.d_head = circuit, model, tokens, model.config.d_head
-        sites = list(node_sites(model.config))
+        sites = all_sites(model.config)
         self.logits, self.acts = circuit.run(torch.tensor([tokens]), record=sites)
-        self.places = {name: parse_node(name, self.d_head) for name in circuit.nodes}
+        places = {name: parse_node(name, self.d_head) for name in circuit.nodes}
+        self.places = {name: place for name, place in places.items() if place[0] != FINAL_SITE}  # the logits' reads
         self.delta = {name: self._delta(*place) for name, place in self.places.items()}
-        self.features = {name: i for i, name in enumerate(circuit.nodes)}
+        reads = {site for site, _ in self.places.values() if site.endswith("act_in")}
+        self.scales = {site: self._scale(site) for site in (*reads, FINAL_SITE)}
+        self.features = {name: i for i, name in enumerate(self.places)}
 
     def _delta(self, site: str, index: int) -> Tensor:
         """(T,): the node's activation less its ablation value."""
@@ -65,9 +81,7 @@ class _Attribution:
         assert self.model.tokenizer is not None
         shown = {(name, t) for name, delta in self.delta.items() for t in delta.nonzero()[:, 0].tolist()}
         links = self._weights() + self._stream() + self._embedding() + self._unembedding()
-        nodes = [
-            self._feature(name, t) for name in self.circuit.nodes for t in range(len(self.tokens)) if (name, t) in shown
-        ]
+        nodes = [self._feature(name, t) for name in self.places for t in range(len(self.tokens)) if (name, t) in shown]
         nodes += self._embeddings() + self._outputs()
         known = {node["node_id"] for node in nodes}
         return {
@@ -123,9 +137,11 @@ class _Attribution:
         return list(zip(p.indices.tolist(), p.values.tolist(), strict=True))
 
     def _node(self, node_id: str, feature: int, layer: str, t: int, kind: str, **more: Any) -> dict[str, Any]:
+        top, _, number = node_id.partition("_")
+        js = f"{'L' if kind == 'logit' else top}_{number.partition('_')[0]}-{t if kind in AT_ENDS else 0}"
         node = {"node_id": node_id, "feature": feature, "layer": layer, "ctx_idx": t, "feature_type": kind}
         plain = {"token_prob": 0.0, "is_target_logit": False, "run_idx": 0, "clerp": "", "influence": None}
-        reverse = {"reverse_ctx_idx": 0, "jsNodeId": node_id, "activation": None}
+        reverse = {"reverse_ctx_idx": 0, "jsNodeId": js, "activation": None}
         return {**node, **plain, **reverse, **more}
 
     def _link(self, source: str, target: str, weight: float) -> dict[str, Any]:
@@ -154,35 +170,53 @@ class _Attribution:
             ]
         return found
 
+    def _scale(self, site: str) -> Tensor:
+        """(T, d_model): by what the norm before the read at `site` multiplies the stream; 0 where AbsTopK drops it."""
+        layer, _, kind = site.partition(".")
+        if site == FINAL_SITE:
+            return _multiplier(self.model.final_norm, self.acts[site][0])
+        part, stream = ("attn", "resid_in") if kind == "attn.act_in" else ("mlp", "resid_mid")
+        x, norm = self.acts[f"{layer}.{stream}"][0], getattr(self.model.blocks[int(layer)], f"{part}_norm")
+        return _multiplier(norm, x) * (self.acts[site][0, :, : x.shape[-1]] != 0)
+
     def _stream(self) -> list[dict[str, Any]]:
-        return [
-            self._link(self._id(source, t), self._id(target, t), float(x))
-            for source, target in stream_edges(self.circuit, self.d_head)
-            for t, x in enumerate(self.delta[source])
-        ]
+        """Links from writers to later readers of the same channel."""
+        found = []
+        for source, target in stream_edges(self.circuit, self.d_head):
+            if target in self.places:
+                site, index = self.places[target]
+                given = self.delta[source] * self.scales[site][:, index]
+                found += [self._link(self._id(source, t), self._id(target, t), x) for t, x in enumerate(given.tolist())]
+        return found
 
     def _embedding(self) -> list[dict[str, Any]]:
         """Links from the tokens to what reads their embeddings."""
         found, d_model = [], self.model.config.d_model
         for name, (site, index) in self.places.items():
             if site.endswith("act_in") and index < d_model:
-                weights = self.model.embed.weight[self.tokens, index].tolist()
+                given = self.model.embed.weight[self.tokens, index] * self.scales[site][:, index]
                 found += [
-                    self._link(f"E_{token}_{t}", self._id(name, t), w)
-                    for t, (token, w) in enumerate(zip(self.tokens, weights, strict=True))
+                    self._link(f"E_{token}_{t}", self._id(name, t), x)
+                    for t, (token, x) in enumerate(zip(self.tokens, given.tolist(), strict=True))
                 ]
         return found
 
     def _unembedding(self) -> list[dict[str, Any]]:
-        """Links from what is written at the last position to the likeliest next tokens."""
-        last, layer = len(self.tokens) - 1, 2 * self.model.config.n_layers + 1
-        return [
-            self._link(
-                self._id(name, last),
-                f"{layer}_{token}_{last}",
-                float(self.delta[name][-1] * self.model.unembed.weight[token, index]),
-            )
-            for name, (site, index) in self.places.items()
-            if site.endswith("resid_delta")
-            for token, _ in self._likely()
-        ]
+        """Links to the likeliest next tokens, from what is written at the last position and from the last token."""
+        last, layer, token = len(self.tokens) - 1, 2 * self.model.config.n_layers + 1, self.tokens[-1]
+        read = torch.ones(self.model.config.d_model)
+        if FINAL_SITE in self.circuit.ablation_values:
+            read = torch.zeros_like(read).index_fill(0, self.circuit.kept.get(FINAL_SITE, NONE), 1)
+        scale, found = self.scales[FINAL_SITE][-1] * read, []
+        for answer, _ in self._likely():
+            weight, target = self.model.unembed.weight[answer] * scale, f"{layer}_{answer}_{last}"
+            direct = self.model.embed.weight[token] @ weight
+            if self.model.config.bigram != "off":
+                direct = direct + self.model.bigram[token, answer]
+            found.append(self._link(f"E_{token}_{last}", target, float(direct)))
+            found += [
+                self._link(self._id(name, last), target, float(self.delta[name][-1] * weight[index]))
+                for name, (site, index) in self.places.items()
+                if site.endswith("resid_delta")
+            ]
+        return found

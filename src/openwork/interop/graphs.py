@@ -13,7 +13,7 @@ from typing import Any
 
 from openwork.artifacts import Circuit, write_atomically
 from openwork.interop.extras import need
-from openwork.model import NODE_SITES, parse_node
+from openwork.model import FINAL_SITE, NODE_SITES, parse_node
 
 EXTRA = "graphs"
 
@@ -56,12 +56,13 @@ def write_csv(circuit: Circuit, path: str | Path, d_head: int) -> None:
 
 def stream_edges(circuit: Circuit, d_head: int) -> list[tuple[str, str]]:
     """Who writes into a channel of the residual stream that a later node reads: pairs of node names, in order."""
-    order = {kind: i for i, kind in enumerate(NODE_SITES)}
+    order = {kind: i for i, kind in enumerate((*NODE_SITES, FINAL_SITE))}
     places = {name: _about(name, d_head) for name in circuit.nodes}
     writers: dict[int, list[str]] = {}
     found = []
-    for name, place in sorted(places.items(), key=lambda item: (item[1]["layer"], order[item[1]["kind"]])):
-        if place["kind"].endswith("act_in"):
+    last = float("inf")  # where the final stream is, which has no layer
+    for name, place in sorted(places.items(), key=lambda item: (item[1].get("layer", last), order[item[1]["kind"]])):
+        if place["kind"].endswith("act_in") or place["kind"] == FINAL_SITE:
             found += [(writer, name) for writer in writers.get(place["index"], ())]
         elif place["kind"].endswith("resid_delta"):
             writers.setdefault(place["index"], []).append(name)
@@ -70,6 +71,8 @@ def stream_edges(circuit: Circuit, d_head: int) -> list[tuple[str, str]]:
 
 def _about(name: str, d_head: int) -> dict[str, Any]:
     site, index = parse_node(name, d_head)
+    if site == FINAL_SITE:
+        return {"site": site, "kind": site, "index": index}
     layer, _, kind = site.partition(".")
     return {"layer": int(layer), "site": site, "kind": kind, "index": index}
 

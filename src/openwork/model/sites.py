@@ -31,19 +31,29 @@ NODE_SITES = (
 STREAM_SITES = ("resid_mid", "resid_out")
 """Where AbsTopK may also stand: the residual stream after the attention's and after the MLP's write (the next
 `resid_in`). Its channels are no nodes."""
-_NODE = re.compile(r"(?P<site>\d+\.(?:attn|mlp)\.\w+?)(?:\.head(?P<head>\d+)\.ch(?P<channel>\d+)|\.(?P<index>\d+))")
+FINAL_SITE = "final_resid"
+"""The residual stream as the last norm reads it. Its channels are nodes in circuits of the release, never in ours."""
+_NODE = re.compile(
+    r"(?P<site>\d+\.(?:attn|mlp)\.\w+?|final_resid)"
+    r"(?:\.head(?P<head>\d+)\.ch(?P<channel>\d+)|\.(?P<index>\d+))"
+)
 
 
 def all_sites(config: ModelConfig) -> list[str]:
     """Every site of the model, in forward order."""
     attention = ("resid_in", "attn.act_in", "attn.q", "attn.k", "attn.v", "attn.y", "attn.resid_delta")
     mlp = ("resid_mid", "mlp.act_in", "mlp.post_act", "mlp.resid_delta")
-    return [f"{layer}.{kind}" for layer in range(config.n_layers) for kind in (*attention, *mlp)] + ["final_resid"]
+    return [f"{layer}.{kind}" for layer in range(config.n_layers) for kind in (*attention, *mlp)] + [FINAL_SITE]
 
 
 def node_sites(config: ModelConfig) -> dict[str, int]:
     """The sites whose channels are nodes, in forward order, with their widths."""
     return {f"{layer}.{kind}": width(config, kind) for layer in range(config.n_layers) for kind in NODE_SITES}
+
+
+def circuit_sites(config: ModelConfig) -> dict[str, int]:
+    """The sites whose channels a circuit may keep and ablate, the release's among them, with their widths."""
+    return {**node_sites(config), FINAL_SITE: config.d_model}
 
 
 def width(config: ModelConfig, kind: str) -> int:

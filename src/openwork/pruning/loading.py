@@ -11,7 +11,7 @@ import torch
 from openwork import artifacts
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
-from openwork.model import Transformer, node_name, node_sites
+from openwork.model import FINAL_SITE, Transformer, circuit_sites, node_name
 
 
 def load_circuit(path: str | Path, model: Transformer) -> Circuit:
@@ -37,7 +37,9 @@ def load_circuit(path: str | Path, model: Transformer) -> Circuit:
 def _fault(circuit: Circuit, model: Transformer) -> str:
     """What cannot be true of `circuit`, empty if all can."""
     losses = ("unpruned", "circuit", "circuit_uncalibrated")
-    widths, names = node_sites(model.config), set(circuit.nodes)
+    widths, names = circuit_sites(model.config), set(circuit.nodes)
+    if FINAL_SITE not in circuit.ablation_values:  # as in every circuit that was found here
+        del widths[FINAL_SITE]
     for name in ("task", "task_hash"):
         if not isinstance(getattr(circuit, name), str):
             return f"its {name} is {getattr(circuit, name)!r}"

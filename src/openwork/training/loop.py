@@ -174,7 +174,8 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     optimizer.settle()
     plot_run(out)
     model.means = corpus_means(model, corpus)
-    save_model(model, out, about={"training": _plain(config), "corpus": corpus.manifest.hash})
+    about = {"training": _plain(config), "corpus": corpus.manifest.hash, "data": corpus.manifest.source}
+    save_model(model, out, about=about)
     write_card(model, corpus, out)
     return model.eval()
 

@@ -12,7 +12,7 @@ from openwork.artifacts import Card, Circuit, bind
 from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
 from openwork.explain.contexts import corpus_contexts
-from openwork.model import Transformer, parse_node
+from openwork.model import FINAL_SITE, Transformer, parse_node
 from openwork.tasks import Pairs, Task
 from openwork.viewer.evidence import Run, Seen, on_prompts, watch
 from openwork.viewer.payload import (
@@ -41,8 +41,9 @@ def gather(circuit: Circuit, task: Task, card: Card | None, model: Transformer, 
     whole = on_prompts(circuit, tokens.to(device), whole_model=True)
     alone = on_prompts(circuit, tokens.to(device), whole_model=False)
     seen, n_positions = watch(model, circuit.kept, corpus_contexts(corpus, model.config.n_ctx))
-    nodes = [_node_view(name, circuit, model, seen, whole, alone) for name in circuit.nodes]
-    number = {name: i for i, name in enumerate(circuit.nodes)}
+    shown = [name for name in circuit.nodes if not name.startswith(FINAL_SITE)]  # the drawing ends with the layers
+    nodes = [_node_view(name, circuit, model, seen, whole, alone) for name in shown]
+    number = {name: i for i, name in enumerate(shown)}
     answers = (int(pair.right[0, 0]), int(pair.wrong[0, 0]))
     read = {node.index for node in nodes if node.kind.endswith("act_in") and node.index < model.config.d_model}
     written = {node.index for node in nodes if node.kind.endswith("resid_delta")}

@@ -15,6 +15,8 @@ from openwork.interop.extras import need
 from openwork.model import ModelConfig, Transformer
 
 EXTRA = "huggingface"
+TIMEOUT = 10
+"""Seconds after which a name that nobody answers for is given up."""
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 MODULES = {
     "ln_1": "attn_norm",
@@ -51,19 +53,49 @@ def load_gpt2(source: Any) -> Transformer:
 
 
 def _open(source: str) -> Any:
+    """The model, from safetensors alone: what needs a pickle is refused, as are weights that are not all there."""
     from transformers import GPT2LMHeadModel
 
-    if Path(source).is_dir():
-        kind = read_json(Path(source) / "config.json", "model config").get("model_type")
-        if kind != "gpt2":
-            raise UserError(f"the model in {source} is of type {kind!r}; only gpt2 can be opened")
+    _check_kind(source)
     try:
-        return GPT2LMHeadModel.from_pretrained(source)
+        model, found = GPT2LMHeadModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError, SafetensorError ...
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one"
-        ) from error
+        raise _cannot_open(source, error) from error
+    for fault, names in found.items():
+        if names:
+            raise UserError(
+                f"the GPT-2 model {source} has {fault.replace('_', ' ')}, such as {min(map(str, names))}; get it again"
+            )
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"the GPT-2 model {source} has {name} with values that are no finite numbers; get it again")
+    return model
+
+
+def _check_kind(source: str) -> None:
+    """Refuse what is no GPT-2 before it is opened, and a name that nobody answers for before it is tried for long."""
+    import huggingface_hub
+
+    config = Path(source) / "config.json"
+    try:
+        if not Path(source).is_dir():
+            config = huggingface_hub.try_to_load_from_cache(source, "config.json")
+            if not isinstance(config, str):
+                huggingface_hub.model_info(source, timeout=TIMEOUT)
+                config = huggingface_hub.hf_hub_download(source, "config.json")
+    except Exception as error:  # the library and those it stands on raise many
+        raise _cannot_open(source, error) from error
+    kind = read_json(config, "model config").get("model_type")
+    if kind != "gpt2":
+        raise UserError(f"the model {source} is of type {kind!r}; only gpt2 can be opened")
+
+
+def _cannot_open(source: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:160].rstrip(".")
+    return UserError(
+        f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one in safetensors, or its name "
+        "where there is a network"
+    )
 
 
 def _tokenizer(source: str) -> Tokenizer | None:

@@ -6,6 +6,7 @@ build; both are read here without building anything. What is left is loaded with
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ def open_checkpoint(path: str | Path, what: str) -> Any:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # the library raises RuntimeError, UnpicklingError, EOFError, KeyError ...
-        reason = " ".join(str(error).split())[:160]
+        refused = isinstance(error, pickle.UnpicklingError)  # at length, with advice to trust the file
+        reason = "its pickle does not build tensors" if refused else " ".join(str(error).split())[:160]
         raise UserError(f"the {what} {path} is damaged ({reason}); download it again") from error
     size = path.stat().st_size
     for name, tensor in tensors_in(content):
@@ -51,16 +53,20 @@ def open_checkpoint(path: str | Path, what: str) -> Any:
     return content
 
 
-def tensors_in(content: Any, name: str = "the tensor") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested dicts, lists and tuples, with the key that it stands under."""
-    if isinstance(content, Tensor):
-        yield name, content
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            yield from tensors_in(value, str(key))
-    elif isinstance(content, list | tuple):
-        for value in content:
-            yield from tensors_in(value, name)
+def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dicts, lists and tuples, with the key that it stands under.
+
+    Each container is entered once: a pickle can nest them deeply, within themselves, or one a million times.
+    """
+    left, seen = [("the tensor", content)], set()
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            named = value.items() if isinstance(value, dict) else ((name, item) for item in value)
+            left += [(str(key), item) for key, item in named]
 
 
 def _pickle_of(path: Path, what: str) -> bytes:

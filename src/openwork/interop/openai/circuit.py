@@ -10,6 +10,7 @@ outside compete for AbsTopK's places, or where a sink takes attention from an ab
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,14 @@ from torch import Tensor
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
 from openwork.interop.openai.checkpoint import open_checkpoint
-from openwork.model import Transformer, node_name, node_sites
+from openwork.model import FINAL_SITE, Transformer, circuit_sites, node_name, node_sites
 from openwork.pruning import PruneConfig, ablation_values, count_possible_edges, edges_between
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Task
 
+log = logging.getLogger("openwork")
 SEED = 0
+INDEX_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 MEANS = ("mean_activations", "means")
 """Keys under which a file may hold mean activations, site to (width,)."""
 
@@ -64,6 +67,7 @@ def load_circuit(
         raise UserError(f"{means} has no mean activations, site to values; give the file that has, or leave it out")
     else:
         values = ablation_values(model, ablation)
+    kept, values = _final(kept, values, ablation, model, path)
     circuit = Circuit(
         model_hash=model.hash,
         task=task.name,
@@ -103,18 +107,38 @@ def _measured(circuit: Circuit, model: Transformer, task: Task, config: PruneCon
     return replace(circuit, scale=scale, shift=shift, losses=losses)
 
 
+def _final(
+    kept: dict[str, Tensor], values: dict[str, Tensor], ablation: Ablation, model: Transformer, path: str | Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The final stream is ablated where the file keeps some of its channels and there are values for the others."""
+    if FINAL_SITE in kept and ablation == "zero":
+        return kept, {**values, FINAL_SITE: torch.zeros(model.config.d_model)}
+    if FINAL_SITE in kept and FINAL_SITE in values:
+        return kept, values
+    if FINAL_SITE in kept:
+        log.warning(
+            "%s keeps %d channels of %s, for which there are no means: it is not ablated; give --means that have it",
+            *(path, len(kept[FINAL_SITE]), FINAL_SITE),
+        )
+    without = [{site: x for site, x in part.items() if site != FINAL_SITE} for part in (kept, values)]
+    return without[0], without[1]
+
+
 def _kept(data: Mapping[Any, Any], model: Transformer, path: str | Path) -> dict[str, Tensor]:
     """For each node site, in forward order, the kept indices, ascending; what is no tensor is not about nodes."""
-    widths, found = node_sites(model.config), {}
+    widths, found = circuit_sites(model.config), {}
     for site, indices in data.items():
         if not isinstance(indices, Tensor | list):
             continue
-        index = torch.as_tensor(indices).reshape(-1)
+        try:
+            index = torch.as_tensor(indices).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} keeps no indices at {site!r} ({error}); download it again") from error
         if not len(index):
             continue
         if site not in widths:
             raise UserError(f"{path} keeps nodes of {site!r}, which is no site of this model; load the circuit's model")
-        if index.is_floating_point() or index.min() < 0 or index.max() >= widths[site]:
+        if index.dtype not in INDEX_TYPES or index.min() < 0 or index.max() >= widths[site]:
             raise UserError(f"{path} keeps a node of {site} outside its width {widths[site]}; load the circuit's model")
         found[site] = index.long().unique()
     if not found:
@@ -124,7 +148,7 @@ def _kept(data: Mapping[Any, Any], model: Transformer, path: str | Path) -> dict
 
 def _means(content: Any, model: Transformer, path: str | Path) -> dict[str, Tensor] | None:
     """The mean activations in `content`, if it has any; all sites or none."""
-    widths = node_sites(model.config)
+    widths = circuit_sites(model.config)
     if isinstance(content, Mapping):
         content = next((content[key] for key in MEANS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not isinstance(content.get(next(iter(widths))), Tensor):
@@ -132,6 +156,8 @@ def _means(content: Any, model: Transformer, path: str | Path) -> dict[str, Tens
     found = {}
     for site, size in widths.items():
         mean = content.get(site)
+        if mean is None and site == FINAL_SITE:
+            continue
         if not isinstance(mean, Tensor) or mean.numel() != size or not torch.isfinite(mean).all():
             raise UserError(f"{path} has no {size} finite means for {site}; give the means of the circuit's model")
         found[site] = mean.detach().reshape(-1).float()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from openwork.artifacts import read_json
 from openwork.errors import UserError
 from openwork.model import NODE_SITES, ModelConfig
+from openwork.model.sites import width
 
 log = logging.getLogger("openwork")
 
@@ -104,6 +105,9 @@ class _Reader:
             bias=True,  # ones that the release lacks are zeros, which computes the same
         )
         self.report()
+        for site in config.sparse_sites if fraction < 1 else ():
+            if int(fraction * width(config, site)) < 1:
+                raise self.error("afrac", fraction, f"it keeps none of the {width(config, site)} channels of {site}")
         return Release(config, norm_bias and not rms, linear_bias)
 
     def sparsity(self) -> tuple[float, tuple[str, ...]]:

@@ -39,7 +39,6 @@ def download(
     if not re.fullmatch(r"[\w.-]+", name) or set(name) == {"."}:
         raise UserError(f"{name!r} is neither a directory nor the name of a released model; names look like csp_yolo1")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     for file in (CONFIG, WEIGHTS):
         _fetch(f"{store}/models/{name}/{file}", directory / file, progress)
     for file in TOKENIZER_FILES:
@@ -58,6 +57,7 @@ def _fetch(url: str, path: Path, progress: Progress) -> None:
             if response.status != 206:
                 done = 0  # the store sends the file from its beginning
             total = done + int(response.headers.get("Content-Length") or -done)
+            path.parent.mkdir(parents=True, exist_ok=True)  # not before there is something to keep
             with part.open("ab" if done else "wb") as file:
                 while chunk := response.read(CHUNK):
                     file.write(chunk)

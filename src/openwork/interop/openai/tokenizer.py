@@ -2,6 +2,9 @@ r"""The release's tokenizer: a byte-level BPE in the two files of GPT-2's form, 
 
 ``encoder.json`` maps each token, its bytes written as printable characters, to its id; ``vocab.bpe`` lists the merges,
 best first. ``<|endoftext|>`` is token 2047.
+
+The release runs it with tiktoken, which joins any two neighbours whose join is a token, the lowest id first. So every
+way to cut a token in two is a merge here, in the order of the ids, not only the one that ``vocab.bpe`` names.
 """
 
 from __future__ import annotations
@@ -28,20 +31,21 @@ def load_tokenizer(directory: str | Path, d_vocab: int = END_OF_TEXT_ID + 1) -> 
         UserError: a file is missing or damaged, the two do not belong together, or the model has fewer tokens.
     """
     directory = Path(directory)
-    encoder, merges = _encoder(directory / "encoder.json"), _merges(directory / "vocab.bpe")
+    encoder, named = _encoder(directory / "encoder.json"), _merges(directory / "vocab.bpe")
+    joins = _joins(encoder)
     encoder.setdefault(END_OF_TEXT, END_OF_TEXT_ID)
     if len(set(encoder.values())) != len(encoder) or max(encoder.values()) >= d_vocab:
         raise UserError(
             f"{directory}/encoder.json has ids up to {max(encoder.values())}, some perhaps twice, the model {d_vocab} "
             "tokens; give the tokenizer that belongs to the model"
         )
-    for pair in merges:
+    for pair in named:
         strange = [token for token in (*pair, "".join(pair)) if token not in encoder]
         if strange:
             raise UserError(
                 f"{directory}/vocab.bpe makes {strange[0]!r}, which encoder.json does not have; give both of one model"
             )
-    backend = tokenizers.Tokenizer(models.BPE(vocab=encoder, merges=merges, ignore_merges=True))
+    backend = tokenizers.Tokenizer(models.BPE(vocab=encoder, merges=joins, ignore_merges=True))
     cut = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])  # pyright: ignore[reportAttributeAccessIssue]
@@ -57,6 +61,17 @@ def _encoder(path: Path) -> dict[str, int]:
             f"the tokenizer {path} does not map all 256 bytes and every token to an id; give the release's encoder.json"
         )
     return encoder
+
+
+def _joins(encoder: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of tokens whose join is a token, the join with the lowest id first."""
+    pairs = [
+        (encoder[token], token[:cut], token[cut:])
+        for token in encoder
+        for cut in range(1, len(token))
+        if token != END_OF_TEXT and token[:cut] in encoder and token[cut:] in encoder
+    ]
+    return [(left, right) for _, left, right in sorted(pairs)]
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ def _checked(state: object, release: Release, path: Path) -> dict[str, Tensor]:
                 f"the checkpoint {path} has {name} of shape {tuple(tensor.shape)}, its config asks for {expected}; "
                 "download both again"
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
             raise UserError(f"the checkpoint {path} has {name} with values that are no finite numbers; download again")
     tied = release.model.tied and {"lm_head.weight", "transformer.wte.weight"} <= set(given)
     if tied and not torch.equal(given["lm_head.weight"], given["transformer.wte.weight"]):
