@@ -121,3 +121,10 @@ def test_another_task_is_refused():
     circuit, model = planted_circuit("head")
     with pytest.raises(UserError, match=r"of task planted .*, not of planted"):
         see(replace(circuit, task_hash="other"), model, Posed())
+
+
+def test_a_circuit_that_replaces_the_final_stream_is_refused():
+    circuit, model = planted_circuit("mlp")
+    replaced = replace(circuit, ablation_values={**circuit.ablation_values, "final_resid": torch.zeros(12)})
+    with pytest.raises(UserError, match="replaces channels of final_resid"):
+        see(replaced, model, Posed("mlp"))

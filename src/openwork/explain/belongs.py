@@ -1,20 +1,25 @@
-"""Whether what is given belongs together."""
+"""Whether what is given belongs together, and can be told."""
 
 from __future__ import annotations
 
 from openwork.artifacts import Circuit
 from openwork.corpus import Corpus
 from openwork.errors import UserError
-from openwork.model import Transformer
+from openwork.model import FINAL_SITE, Transformer
 from openwork.tasks import Task
 
 
-def check_task(circuit: Circuit, task: Task) -> None:
-    """Raise a `UserError` if the circuit is of another task."""
+def check_circuit(circuit: Circuit, task: Task) -> None:
+    """Raise a `UserError` if the circuit is of another task, or replaces channels of the final stream."""
     if task.hash != circuit.task_hash:
         raise UserError(
             f"the circuit is of task {circuit.task} ({circuit.task_hash[:12]}), not of {task.name} ({task.hash[:12]}); "
             "give its own task"
+        )
+    if FINAL_SITE in circuit.ablation_values:  # released circuits may
+        raise UserError(
+            f"the circuit replaces channels of {FINAL_SITE}, which cannot be told as text; show it with openwork view, "
+            f"or import it with means that lack {FINAL_SITE}"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openwork.artifacts import Circuit, bind
 from openwork.errors import UserError
-from openwork.explain.belongs import check_task
+from openwork.explain.belongs import check_circuit
 from openwork.explain.known import refuse_unknowable, tokens_of
 from openwork.explain.lines import Lines
 from openwork.explain.numbers import number, total
@@ -35,7 +35,7 @@ def write_program(circuit: Circuit, model: Transformer, task: Task) -> tuple[str
         UserError: the task is not the circuit's, the model's wiring allows no such program (see `refuse_unknowable`),
             or the program differs.
     """
-    check_task(circuit, task)
+    check_circuit(circuit, task)
     refuse_unknowable(model.config)
     circuit = bind(circuit, model)
     splits = {split: task.pairs(split, circuit.n_pairs) for split in ("validation", "held_out")}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openwork.artifacts import Circuit, bind
 from openwork.corpus import Corpus
-from openwork.explain.belongs import check_corpus, check_task
+from openwork.explain.belongs import check_circuit, check_corpus
 from openwork.explain.heads import HeadSeen, at_answer, means, see_heads
 from openwork.explain.parts import AnswerParts, answer_parts
 from openwork.explain.responses import Responses, corpus_responses, is_still, over_positions
@@ -80,7 +80,7 @@ def see(circuit: Circuit, model: Transformer, task: Task, corpus: Corpus | None 
     Raises:
         UserError: the task or the corpus is not the circuit's.
     """
-    check_task(circuit, task)
+    check_circuit(circuit, task)
     if corpus is not None:
         check_corpus(model, corpus)
     circuit, pairs = bind(circuit, model), task.pairs("validation", circuit.n_pairs)

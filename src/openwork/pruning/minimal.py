@@ -43,7 +43,8 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
 
     What is left is locally minimal: no edge, and no node with all its edges, can go. While there are many edges, how
     needed they are is estimated from gradients; then each removal is tried, all in one batch. A few go at once, if
-    the loss allows that. As the circuit shrinks, so does the universe in which it runs.
+    the loss allows that; where there are still many, as many as one round of trials allows. As the circuit shrinks, so
+    does the universe in which it runs.
     """
     exact, (inner, left, places) = False, judge.within(edge)
     while True:
@@ -51,7 +52,7 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
         report(int(left.sum()), float(loss))
         exact = exact or left.sum() <= EXACT
         without = _tried(inner, left, loss, target) if exact else _estimated(inner, left)
-        shorter = _fewer(inner, left, without, target)
+        shorter = (_fewest if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
         if shorter is None and exact:
             return torch.zeros_like(edge).index_put((places,), left)
         if shorter is None:
@@ -88,6 +89,20 @@ def _fewer(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor
             return shorter
         together //= 2
     return None
+
+
+def _fewest(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
+    """The circuit less what as many of `without` lack as the loss allows, taken in turn: many at once, then fewer."""
+    left, at, together = edge, 0, len(without) // 4 + 1
+    while at < len(without):
+        shorter = left * without[at : at + together].prod(0)
+        if judge.losses(shorter[None])[0] <= target:
+            left, at = shorter, at + together
+        elif together > 1:
+            together //= 2
+        else:
+            at += 1
+    return None if torch.equal(left, edge) else left
 
 
 def _without_edges(edge: Tensor) -> Tensor:

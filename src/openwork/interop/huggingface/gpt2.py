@@ -58,7 +58,8 @@ def _open(source: str) -> Any:
 
     _check_kind(source)
     try:
-        model, found = GPT2LMHeadModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        opened: Any = GPT2LMHeadModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        model, found = opened
     except Exception as error:  # the library raises OSError, ValueError, RuntimeError, SafetensorError ...
         raise _cannot_open(source, error) from error
     for fault, names in found.items():
@@ -93,8 +94,8 @@ def _check_kind(source: str) -> None:
 def _cannot_open(source: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:160].rstrip(".")
     return UserError(
-        f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one in safetensors, or its name "
-        "where there is a network"
+        f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one in safetensors, "
+        "or its name where there is a network"
     )
 
 

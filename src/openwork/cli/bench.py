@@ -1,0 +1,98 @@
+"""The verbs that measure speed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from openwork.cli.options import Json
+from openwork.cli.output import console, print_rows, write_json
+
+bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.")
+
+
+@bench.command("train")
+def bench_train(
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/64",
+    context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
+    from openwork.bench import bench_training
+    from openwork.config import number
+
+    numbers = bench_training(
+        layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
+    )
+    title = f"{layers} layers, d_model {d_model}, density {density}"
+    table = Table("way", "tokens/s", "times naive", "times dense", title=title)
+    for name, speed in numbers["tokens_per_second"].items():
+        ratios = (numbers[key].get(name) for key in ("times_naive", "times_dense"))
+        table.add_row(name, f"{speed:,.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
+    console.print(table)
+    print(json.dumps(numbers))
+    write_json(json_file, numbers)
+
+
+@bench.command("infer")
+def bench_infer(
+    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 2048,
+    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/256.")] = "1/256",
+    context: Annotated[int, typer.Option(help="Tokens of a context.")] = 256,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Inference, one token at a time and whole contexts, beside dense PyTorch."""
+    from openwork.bench import bench_inference
+    from openwork.config import number
+
+    numbers = bench_inference(layers, d_model, number(density, "--density"), n_ctx=context, rounds=rounds)
+    rows = [
+        {"what": what, "way": way, "tokens/s": speed, "times dense": numbers["times_dense"][what][way]}
+        for what, speeds in numbers["tokens_per_second"].items()
+        for way, speed in speeds.items()
+    ]
+    print_rows(f"{layers} layers, d_model {d_model}, density {density}", rows)
+    print(json.dumps(numbers))
+    write_json(json_file, numbers)
+
+
+@bench.command("kernels")
+def bench_kernels_command(
+    tokens: Annotated[int, typer.Option(help="Tokens of a product.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Sparse products: times faster than dense PyTorch by shape and density, and from which density on."""
+    from openwork.bench import bench_kernels, crossovers
+
+    rows = bench_kernels(tokens, rounds)
+    numbers = {"tokens": tokens, "kernels": rows, "crossovers": crossovers(rows)}
+    print_rows("times faster than dense", [{"twin forward": "", **row} for row in rows])
+    print_rows("wins from this density on", numbers["crossovers"])
+    print(json.dumps(numbers))
+    write_json(json_file, numbers)
+
+
+@bench.command("topk")
+def bench_topk_command(
+    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 1024,
+    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    json_file: Json = None,
+) -> None:
+    """Both selections: of activations and of weights, beside torch.topk."""
+    from openwork.bench import bench_topk
+
+    numbers = {"d_model": d_model, "tokens": tokens, "selections": bench_topk(d_model, tokens, rounds=rounds)}
+    print_rows(f"selections, d_model {d_model}, {tokens} tokens", numbers["selections"])
+    print(json.dumps(numbers))
+    write_json(json_file, numbers)

@@ -1,0 +1,63 @@
+"""The command line as a whole: its verbs, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from openwork.cli.bench import bench
+from openwork.cli.exchange import export, import_
+from openwork.cli.stages import app
+from openwork.errors import UserError
+
+app.add_typer(bench, name="bench")
+app.add_typer(import_, name="import")
+app.add_typer(export, name="export")
+UsageError: Any = typer.BadParameter.__base__
+"""What a command line that cannot be parsed raises; typer does not export it."""
+STOPPED = 130
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends in one line and status 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        _refuse_empty(sys.argv[1:])
+        status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        from openwork.training.loop import Interrupted
+
+        _end(str(error), 130 if isinstance(error, Interrupted) else 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output has gone, so the rest of it goes nowhere
+        sys.exit(STOPPED)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _end(f"{error.strerror or error}{where}; check the path, its rights and the free space", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # PyTorch has no class for it on a CPU
+            raise
+        _end("this machine has too little memory for these sizes; lower the batch, the context or the model", 2)
+    except UsageError as error:
+        message = " ".join(error.format_message().split()).rstrip(".") or "which command?"
+        _end(f"{message}; see {error.ctx.command_path if error.ctx else 'openwork'} --help", 2)
+    if status == STOPPED:
+        _end("stopped; the same command goes on where it was", STOPPED)
+    sys.exit(status)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty path would be the current directory, which is hardly meant: mostly a shell variable is not set."""
+    for argument in arguments:
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise UserError(f"the argument {argument!r} is empty; give a name or a path")
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"openwork: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,127 @@
+"""The verbs that open models and circuits of others, and write ours for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from openwork.cli.options import Json, ModelPath, directory_to_write, file_to_write, model_directory
+from openwork.cli.output import circuit_numbers, console, print_table, write_json
+from openwork.errors import UserError
+
+import_ = typer.Typer(help="Open models and circuits of others.")
+export = typer.Typer(help="Write models and circuits for other tools.")
+
+
+@import_.command("openai")
+def import_openai(
+    source: Annotated[str, typer.Argument(metavar="DIRECTORY|NAME", help="A released model, or its name to fetch it.")],
+    out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where a fetched model is kept; OUT/release if left out.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Open a model of the paper's release: beeg_config.json and final_model.pt, with its tokenizer if it is there."""
+    from openwork.interop import openai
+    from openwork.progress import download_progress
+
+    directory, name = Path(source), None
+    if not directory.is_dir():
+        name = source
+        with download_progress(console) as progress:
+            directory = openai.download(source, downloads or out / "release", progress=progress)
+    _save_imported(openai.load(directory), out, openai.about(name), json_file)
+
+
+@import_.command("gpt2")
+def import_gpt2(
+    source: Annotated[
+        str, typer.Argument(metavar="DIRECTORY|NAME", help="A GPT-2 model of transformers, or its name.")
+    ],
+    out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
+    json_file: Json = None,
+) -> None:
+    """Open a dense GPT-2 model of transformers, so that it can be pruned, verified and compared."""
+    from openwork.interop import huggingface
+
+    _save_imported(huggingface.load_gpt2(source), out, {"source": f"GPT-2 model {source} of transformers"}, json_file)
+
+
+@import_.command("circuit")
+def import_circuit(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="The release's viz_data.pt.")],
+    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
+    task: Annotated[str, typer.Option(help="Name of the task to measure it on.")],
+    out: Annotated[Path, typer.Option(callback=file_to_write, help="Circuit file to write.")],
+    means: Annotated[Path | None, typer.Option(help="A .pt file of mean activations; else the model's.")] = None,
+    zero: Annotated[bool, typer.Option("--zero", help="Ablate with zero instead of means.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Read a circuit of the paper's release, and measure it on a task."""
+    from openwork import tasks as task_list
+    from openwork.interop import openai
+    from openwork.models import load_model
+
+    loaded = load_model(model)
+    posed = task_list.get(task, loaded.tokenizer)
+    circuit = openai.load_circuit(source, loaded, posed, means=means, ablation="zero" if zero else "mean")
+    circuit.save(out)
+    numbers = circuit_numbers(circuit) | {"loss_nodes_ablated": circuit.losses["nodes_ablated"]}
+    print_table(f"circuit {out}", {name: value for name, value in numbers.items() if name != "tried"})
+    write_json(json_file, numbers)
+
+
+def _save_imported(model: Any, out: Path, about: dict[str, Any], json_file: Path | None) -> None:
+    from openwork.interop.card import describe, write_model_card
+    from openwork.models import save_model
+
+    save_model(model, out, about=about)
+    write_model_card(model, about, out)
+    numbers = describe(model)
+    print_table(f"model {out}", numbers)
+    write_json(json_file, numbers)
+
+
+@export.command("huggingface")
+def export_huggingface(
+    model: ModelPath,
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="New directory for transformers.")],
+) -> None:
+    """Write MODEL for transformers: AutoModelForCausalLM and pipeline open it after `import openwork`."""
+    from openwork.interop import huggingface
+    from openwork.interop.card import about_model
+    from openwork.models import load_model
+
+    huggingface.export(load_model(model), directory, about=about_model(model))
+    console.print(f"written: {directory}", soft_wrap=True)
+
+
+@export.command("graph")
+def export_graph(
+    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="A .graphml, .csv or .json (attribution graph) file.")],
+    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
+    prompt: Annotated[str | None, typer.Option(help="The prompt of an attribution graph.")] = None,
+) -> None:
+    """Write a circuit as a graph: GraphML, CSV, or the public attribution-graph JSON of one prompt."""
+    from openwork.interop import attribution, graphs
+    from openwork.models import load_model
+    from openwork.pruning import load_circuit
+
+    loaded = load_model(model)
+    circuit = load_circuit(circuit_path, loaded)
+    match out.suffix:
+        case ".graphml":
+            graphs.write_graphml(circuit, out, loaded.config.d_head)
+        case ".csv":
+            graphs.write_csv(circuit, out, loaded.config.d_head)
+        case ".json" if prompt is not None:
+            attribution.write_attribution_graph(circuit, loaded, prompt, out)
+        case ".json":
+            raise UserError(f"the attribution graph {out} is of one prompt; give --prompt")
+        case suffix:
+            raise UserError(f"{out} ends in {suffix!r}; give a file that ends in .graphml, .csv or .json")
+    console.print(f"written: {out}", soft_wrap=True)
