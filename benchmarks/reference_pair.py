@@ -32,6 +32,7 @@ from openwork.training.card import write_card
 from openwork.training.loop import validation_batches, validation_loss
 
 SOURCE = "stdlib:0.3,idioms:0.7"
+DATA = "the standard library of Python 3.11, PSF licence, and programs that Openwork generates"
 SHAPE = {"n_layers": 3, "d_model": 192, "n_ctx": 128, "bigram": "learned"}
 COMMON = {"batch_size": 8, "validate_every": 500, "checkpoint_every": 1000}
 CONFIGS = {
@@ -91,6 +92,7 @@ def publish(side: str, trained: Path, corpus: Corpus) -> None:
     losses = {
         row["task"]: {"loss": row["loss"], "held_out": row["held-out loss"]} for row in try_tasks(model, tasks.names())
     }
+    about |= {"data": f"{SOURCE} ({DATA})", "licence": "Apache-2.0"}
     save_model(model, out, about={**about, "rounded": "bfloat16", "measured": measured, "tasks": losses})
     lines = [line for line in read_metrics(trained) if "validation_loss" in line]
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

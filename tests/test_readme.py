@@ -12,6 +12,7 @@ from openwork.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INTEROP = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
 UNMAPPED = {"__init__.py", "py.typed", "__pycache__"}
 
 
@@ -33,8 +34,11 @@ def test_every_link_leads_somewhere(link):
 
 def test_every_command_and_option_that_it_shows_is_there():
     commands = typer.main.get_command(app).commands
-    shown = re.findall(r"^    openwork (\w+)(.*?)(?:  #.*)?$", README, re.MULTILINE)
+    shown = re.findall(r"^    openwork (\w+)(.*?)(?:  #.*)?$", README + INTEROP, re.MULTILINE)
     assert len(shown) >= 7
     for name, rest in shown:
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if parts := getattr(command, "commands", None):  # such as import openai
+            command = parts[rest.split()[0]]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--\w[\w-]*", rest)) <= options, name

@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from openwork import models, tasks
 from openwork.errors import UserError
 from openwork.explain import program as programs
 from openwork.explain import write_program
+from openwork.pruning import load_circuit
 from tests.explain.circuits import Posed, planted_circuit, random_circuit
 
 WIRINGS = [
@@ -136,3 +138,12 @@ def test_no_name_of_a_task_becomes_code():
     circuit, model = planted_circuit("head")
     text, _ = write_program(replace(circuit, task='"""\nimport os\n'), model, Posed())
     assert not any(isinstance(node, ast.Import) and node.names[0].name == "os" for node in ast.walk(ast.parse(text)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted((models.path("reference-sparse") / "circuits").glob("*.circuit")))
+def test_every_reference_circuit_can_be_written_as_a_program_that_agrees(file):
+    model = models.load_model(models.path("reference-sparse"))
+    circuit = load_circuit(file, model)
+    _, numbers = write_program(circuit, model, tasks.get(circuit.task, model.tokenizer))
+    assert max(numbers["differs"].values()) <= 1e-4 and numbers["pairs"] == circuit.n_pairs
