@@ -82,6 +82,7 @@ def test_it_answers_as_the_circuit_does(wiring, share):
     model, universe, values, edges = setting(wiring, share)
     pairs = PlantedTask().pairs("train", 6)
     compact = Compact(model, universe, values, pairs)
+    edges = universe.supplied(edges)
     found = compact.differences(universe.ends(edges), edges)
     assert found.std() > 0.1
     for edge, differences in zip(edges, found, strict=True):

@@ -64,5 +64,6 @@ def _needed(problem: Problem, ranking: Tensor, pairs: Pairs, name: str) -> dict[
     length = int(fewest(ranking[None], losses_of, problem.config.target))
     judge, edge = judged(torch.zeros(len(ranking)).scatter(0, ranking[:length], 1.0))
     loss = float(judge.losses(edge))
-    nodes = int(judge.universe.ends(edge).sum())
-    return {"reached": length <= len(ranking), "loss": loss, "nodes": nodes, "edges": judge.universe.n_edges}
+    edge = judge.universe.supplied(edge)
+    nodes, edges = int(judge.universe.ends(edge).sum()), int(edge.sum())
+    return {"reached": length <= len(ranking), "loss": loss, "nodes": nodes, "edges": edges}

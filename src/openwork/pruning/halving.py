@@ -42,7 +42,7 @@ def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) ->
         rung_end = config.steps * (2 ** (rung + 1) - 1) // (2**n_rungs - 1)
         while trials.step < rung_end:
             compact = Compact(problem.model, universe, problem.values, pool)
-            opened = _nodes_of(gate)
+            opened = _nodes_of(universe, gate)
             steps = min(SHRINK_EVERY, rung_end - trials.step)
             trials = learn(trials, compact, opened, gate.bincount(), config, steps, config.steps, say)
             universe, trials, gate = _without_given_up(problem.model, universe, trials, gate)
@@ -51,8 +51,20 @@ def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) ->
     return universe, trials
 
 
-def _nodes_of(gate: Tensor) -> Opened:
-    return lambda gates: (gates[:, gate], None)
+def _nodes_of(universe: Universe, gate: Tensor) -> Opened:
+    def opened(gates: Tensor) -> tuple[Tensor, None]:
+        node = gates[:, gate]
+        return node * universe.reached(universe.between(node.detach())), None
+
+    return opened
+
+
+def _edges_of(universe: Universe) -> Opened:
+    def opened(gates: Tensor) -> tuple[Tensor, Tensor]:
+        edge = universe.supplied(gates)
+        return universe.ends(edge.detach()), edge
+
+    return opened
 
 
 def shortest_heads(judge: Judge, trials: Trials, gate: Tensor, target: float) -> Tensor:
@@ -103,7 +115,7 @@ def learn_edges(problem: Problem, universe: Universe, trials: Trials) -> tuple[U
     trials = learn(
         _start(config, list(zip(trials.seed, trials.k_coef, strict=True)), between),
         Compact(problem.model, part, problem.values, pool),
-        lambda gates: (part.ends(gates.detach()), gates),
+        _edges_of(part),
         torch.ones(part.n_edges),
         config,
         steps,

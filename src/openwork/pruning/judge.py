@@ -19,7 +19,7 @@ AT_ONCE = 2e7
 
 
 class Judge:
-    """Judges circuits of one universe, given as edges; their nodes are the ends of these."""
+    """Judges circuits of one universe, given as edges; their nodes are the ends of those that are supplied."""
 
     def __init__(self, model: Transformer, universe: Universe, values: Mapping[str, Tensor], pairs: Pairs) -> None:
         self.model, self.universe, self.values, self.pairs = model, universe, values, pairs
@@ -30,6 +30,7 @@ class Judge:
     @torch.no_grad()
     def differences(self, edge: Tensor) -> Tensor:
         """Logit differences A - B (M, pair, 2) of the circuits edge (M, edges)."""
+        edge = self.universe.supplied(edge)
         parts = [self.compact.differences(self.universe.ends(part), part) for part in edge.split(self.chunk)]
         return torch.cat(parts)
 
@@ -40,7 +41,8 @@ class Judge:
     def slopes(self, edge: Tensor) -> Tensor:
         """To first order, how much the loss of one circuit edge (edges,) rises where each open edge is closed."""
         gate = edge[None].clone().requires_grad_()
-        loss = calibrated_losses(self.compact.differences(self.universe.ends(edge[None]), gate)).sum()
+        open_gate = self.universe.supplied(gate)
+        loss = calibrated_losses(self.compact.differences(self.universe.ends(open_gate.detach()), open_gate)).sum()
         return -torch.autograd.grad(loss, gate)[0][0] * edge
 
     def within(self, edge: Tensor) -> tuple[Judge, Tensor, Tensor]:

@@ -70,6 +70,7 @@ def frozen(model: Transformer) -> Iterator[None]:
 def build(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
     """The circuit of edge (edges,): calibrated on the judge's pairs, its stated loss on the validation pairs."""
     model, task, config, universe = problem.model, problem.task, problem.config, judge.universe
+    edge = universe.supplied(edge)
     scale, shift = (float(x) for x in calibrate(judge.differences(edge[None])[0]))
     kept, d_head = universe.kept_by(universe.ends(edge[None])[0]), model.config.d_head
     validation = task.pairs("validation", config.validation_pairs)

@@ -73,6 +73,23 @@ class Universe:
                 node[..., q] = node[..., k] = torch.maximum(node[..., q], node[..., k])
         return node
 
+    def reached(self, edge: Tensor) -> Tensor:
+        """Nodes (M, nodes) that do not need an edge of edge (M, edges), or that one reaches: 1 or 0.
+
+        A value or a neuron that no edge reaches is a constant. Its ablation value is one too: another constant would be a
+        bias that the model does not have.
+        """
+        node = edge.new_zeros(*edge.shape[:-1], self.n_nodes)
+        node = node.scatter_reduce(-1, self.target.expand(edge.shape), edge, "amax")
+        for site, stretch in self.nodes.items():
+            if not site.endswith(("attn.v", "post_act")):
+                node[..., stretch] = 1
+        return node
+
+    def supplied(self, edge: Tensor) -> Tensor:
+        """Edges (M, edges) without those that leave a node that no open edge of edge (M, edges) reaches."""
+        return edge * self.reached(edge.detach())[..., self.source]
+
     def between(self, node: Tensor) -> Tensor:
         """Edges (M, edges) whose two ends are open in node (M, nodes)."""
         return node[..., self.source] * node[..., self.target]
