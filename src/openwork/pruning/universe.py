@@ -76,8 +76,8 @@ class Universe:
     def reached(self, edge: Tensor) -> Tensor:
         """Nodes (M, nodes) that do not need an edge of edge (M, edges), or that one reaches: 1 or 0.
 
-        A value or a neuron that no edge reaches is a constant. Its ablation value is one too: another constant would be a
-        bias that the model does not have.
+        A value or a neuron that no edge reaches is a constant. Its ablation value is one too: another constant would
+        be a bias that the model does not have.
         """
         node = edge.new_zeros(*edge.shape[:-1], self.n_nodes)
         node = node.scatter_reduce(-1, self.target.expand(edge.shape), edge, "amax")
