@@ -182,6 +182,29 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(openwork, made, 
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("q.circuit", "card.json"):
+        shutil.copy(made / name, tmp_path)
+    (tmp_path / "quotes.jsonl").write_text("mine")
+    explain = ("explain", "q.circuit", "--model", made / "model")
+    for arguments in (
+        (*explain, "--out", "q.circuit"),
+        (*explain, "--program", tmp_path / "q.circuit"),
+        ("explain", "--program", "./q.circuit", *explain[1:]),
+        (*explain, "--out", "new", "--program", "new"),
+        ("view", "q.circuit", *explain[2:], "--corpus", made / "corpus", "--card", "card.json", "--out", "card.json"),
+        ("prune", made / "model", "quotes.jsonl", "--out", "quotes.jsonl"),
+        ("export", "graph", "q.circuit", "q.circuit", "--model", made / "model"),
+        ("import", "gpt2", tmp_path, "--out", "."),
+    ):
+        assert "is given twice" in openwork(*arguments).line()
+    assert (tmp_path / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
+    assert (tmp_path / "quotes.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
+    prune = ("prune", made / "model", "single_double_quote", "--out", "single_double_quote", *QUICK)
+    assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_rights(openwork, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)

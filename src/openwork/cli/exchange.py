@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from openwork.cli.options import Json, ModelPath, directory_to_write, file_to_write, model_directory
+from openwork.cli.options import (
+    CircuitPath,
+    Json,
+    ModelPath,
+    directory_to_write,
+    file_to_write,
+    model_directory,
+    to_read,
+)
 from openwork.cli.output import circuit_numbers, console, print_table, write_json
 from openwork.errors import UserError
 
@@ -17,7 +25,10 @@ export = typer.Typer(help="Write models and circuits for other tools.")
 
 @import_.command("openai")
 def import_openai(
-    source: Annotated[str, typer.Argument(metavar="DIRECTORY|NAME", help="A released model, or its name to fetch it.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="DIRECTORY|NAME", callback=to_read, help="A released model, or its name to fetch it."),
+    ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
     downloads: Annotated[
         Path | None, typer.Option(help="Where a fetched model is kept; OUT/release if left out.")
@@ -39,7 +50,8 @@ def import_openai(
 @import_.command("gpt2")
 def import_gpt2(
     source: Annotated[
-        str, typer.Argument(metavar="DIRECTORY|NAME", help="A GPT-2 model of transformers, or its name.")
+        str,
+        typer.Argument(metavar="DIRECTORY|NAME", callback=to_read, help="A GPT-2 model of transformers, or its name."),
     ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
     json_file: Json = None,
@@ -52,11 +64,13 @@ def import_gpt2(
 
 @import_.command("circuit")
 def import_circuit(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="The release's viz_data.pt.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", callback=to_read, help="The release's viz_data.pt.")],
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
-    task: Annotated[str, typer.Option(help="Name of the task to measure it on.")],
+    task: Annotated[str, typer.Option(callback=to_read, help="The task to measure it on.")],
     out: Annotated[Path, typer.Option(callback=file_to_write, help="Circuit file to write.")],
-    means: Annotated[Path | None, typer.Option(help="A .pt file of mean activations; else the model's.")] = None,
+    means: Annotated[
+        Path | None, typer.Option(callback=to_read, help="A .pt file of mean activations; else the model's.")
+    ] = None,
     zero: Annotated[bool, typer.Option("--zero", help="Ablate with zero instead of means.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -88,7 +102,9 @@ def _save_imported(model: Any, out: Path, about: dict[str, Any], json_file: Path
 @export.command("huggingface")
 def export_huggingface(
     model: ModelPath,
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="New directory for transformers.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", callback=directory_to_write, help="New directory for transformers.")
+    ],
 ) -> None:
     """Write MODEL for transformers: AutoModelForCausalLM and pipeline open it after `import openwork`."""
     from openwork.interop import huggingface
@@ -101,8 +117,13 @@ def export_huggingface(
 
 @export.command("graph")
 def export_graph(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="A .graphml, .csv or .json (attribution graph) file.")],
+    circuit_path: CircuitPath,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", callback=file_to_write, help="A .graphml, .csv or .json (attribution graph) file."
+        ),
+    ],
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     prompt: Annotated[str | None, typer.Option(help="The prompt of an attribution graph.")] = None,
 ) -> None:

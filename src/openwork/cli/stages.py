@@ -11,6 +11,7 @@ import typer
 from openwork.artifacts import load_card, write_atomically
 from openwork.cli.options import (
     MOST_SEED,
+    CircuitPath,
     Config,
     Json,
     ModelPath,
@@ -18,6 +19,7 @@ from openwork.cli.options import (
     directory_to_write,
     file_to_write,
     model_directory,
+    to_read,
 )
 from openwork.cli.output import card_rows, circuit_numbers, console, print_pairs, print_rows, print_table, write_json
 from openwork.errors import UserError
@@ -173,7 +175,9 @@ def models(json_file: Json = None) -> None:
 @app.command()
 def prune(
     model: ModelPath,
-    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")],
+    task: Annotated[
+        str, typer.Argument(callback=to_read, help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")
+    ],
     out: Annotated[Path, typer.Option(callback=file_to_write, help="Circuit file to write.")],
     settings: Settings = None,
     config: Config = None,
@@ -231,10 +235,11 @@ def prune(
 
 @app.command()
 def verify(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the card to this JSON file.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random circuits.")] = 0,
@@ -265,12 +270,13 @@ def verify(
 
 @app.command()
 def view(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
-    card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
+    card: Annotated[Path | None, typer.Option(callback=to_read, help="Card to show.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path, typer.Option(callback=file_to_write, help="HTML file to write.")] = Path("page.html"),
     svg: Annotated[
@@ -297,11 +303,12 @@ def view(
 
 @app.command()
 def explain(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path | None, typer.Option(help="Corpus in which the nodes are watched too.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the text to this file.")] = None,
     program: Annotated[
