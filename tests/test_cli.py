@@ -23,6 +23,7 @@ import torch
 
 from openwork import cli
 from openwork.artifacts import load_card, load_tensors, save_tensors
+from openwork.cli.output import write_json
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.models import load_model
@@ -116,6 +117,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
         (("bench", "train", "--density", "1/0"), "--density is '1/0'"),
         (("bench", "train", "--d-model", "7"), "not divisible by model.d_head 16"),
         (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
+        (("tasks", "m\udcff"), "the argument 'm\\udcff' is not UTF-8"),
         (("tasks", "--json="), "the argument '--json=' is empty"),
         (("tasks", "--json", "/"), "the file / is a directory"),
     ],
@@ -151,6 +153,28 @@ def test_a_reader_that_goes_away_is_no_error():
     for reader in ("true", "head -1"):
         command = f"{sys.executable} -m openwork.cli tasks | {reader}"
         assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_takes_no_file_with_it(made, tmp_path):
+    explain = f"explain {made}/q.circuit --model {made}/model --json {tmp_path}/explain.json"
+    for name, command in {"explain": explain, "models": f"models --json {tmp_path}/models.json"}.items():
+        shell = f"({sys.executable} -m openwork.cli {command}; echo $? > {tmp_path}/status) | true"
+        assert subprocess.run(["sh", "-c", shell], capture_output=True, timeout=60, check=True).stderr == b""
+        assert json.loads((tmp_path / f"{name}.json").read_text())
+        assert (tmp_path / "status").read_text() == "0\n"
+
+
+@pytest.mark.slow
+def test_without_a_stdout_and_with_one_that_knows_few_letters(tmp_path):
+    for shell in (">&-", "| cat"):
+        command = f"PYTHONIOENCODING=ascii {sys.executable} -m openwork.cli tasks {shell}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
+
+
+def test_json_has_no_number_that_json_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("inf"), "b": [float("nan"), 0.5], "c": {"d": 1}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 0.5], "c": {"d": 1}}
 
 
 def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):

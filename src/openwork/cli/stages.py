@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -262,9 +261,9 @@ def verify(
             seed=seed,
             report=lambda name: status.update(name),
         )
-    print_rows(f"card of {circuit.task}", card_rows(card))
     if out is not None:
         card.save(out)
+    print_rows(f"card of {circuit.task}", card_rows(card))
     write_json(json_file, asdict(card))
 
 
@@ -333,10 +332,10 @@ def explain(
         write_atomically(program, source)
     if out is not None:
         write_atomically(out, text)
-    print(text, end="")
+    write_json(json_file, numbers)
+    console.out(text, end="", highlight=False)
     if program is not None:
         console.print(f"program: {program.resolve()}", soft_wrap=True)
-    write_json(json_file, numbers)
 
 
 @app.command()
@@ -369,9 +368,9 @@ def compare(
     with pruning_progress(console) as report:
         compared = run(*models, out, names=task, seeds=range(seed, seed + seeds), config=wanted, report=report)
     numbers = compared.summary()
+    draw_comparison(compared, out / "comparison.png")
+    write_json(out / "comparison.json", numbers)
     print_rows(f"circuits at {wanted.target:g} nats", compared.rows())
     print_rows("geometric means over the tasks that reached the target in both", compared.means())
-    draw_comparison(compared, out / "comparison.png")
-    write_atomically(out / "comparison.json", json.dumps(numbers, indent=2) + "\n")
     console.print(f"figure: {(out / 'comparison.png').resolve()}", soft_wrap=True)
     write_json(json_file, numbers)
