@@ -118,6 +118,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
         (("bench", "train", "--d-model", "7"), "not divisible by model.d_head 16"),
         (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
         (("tasks", "m\udcff"), "the argument 'm\\udcff' is not UTF-8"),
+        (("demo", "--pretrained", "--seed", "3"), "leave --seed 3 out"),
         (("tasks", "--json="), "the argument '--json=' is empty"),
         (("tasks", "--json", "/"), "the file / is a directory"),
     ],

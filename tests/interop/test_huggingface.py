@@ -151,6 +151,7 @@ def test_a_gpt2_model_behind_our_door_is_the_same_model(options, tmp_path):
     tokens = torch.randint(0, 20, (2, 9))
     expected = theirs(tokens, output_hidden_states=True)
     for model in (huggingface.load_gpt2(theirs), huggingface.load_gpt2(tmp_path)):
+        assert model.tokenizer is None  # none lies there, of which the library makes one without tokens
         logits, acts = model.run(tokens, record=all_sites(model.config))
         torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=1e-4)
         for layer in range(2):

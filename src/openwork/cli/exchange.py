@@ -21,6 +21,8 @@ from openwork.errors import UserError
 
 import_ = typer.Typer(help="Open models and circuits of others.")
 export = typer.Typer(help="Write models and circuits for other tools.")
+GRAPHS = (".graphml", ".csv", ".json")
+"""Endings of the files that a circuit can be written to."""
 
 
 @import_.command("openai")
@@ -39,7 +41,10 @@ def import_openai(
     from openwork.interop import openai
     from openwork.progress import download_progress
 
+    _check_not_other(out)
     directory, name = Path(source), None
+    if directory.is_dir() and downloads is not None:
+        raise UserError(f"{source} is a directory, of which nothing is fetched; leave --downloads {downloads} out")
     if not directory.is_dir():
         name = source
         with download_progress(console) as progress:
@@ -59,6 +64,7 @@ def import_gpt2(
     """Open a dense GPT-2 model of transformers, so that it can be pruned, verified and compared."""
     from openwork.interop import huggingface
 
+    _check_not_other(out)
     _save_imported(huggingface.load_gpt2(source), out, {"source": f"GPT-2 model {source} of transformers"}, json_file)
 
 
@@ -88,14 +94,27 @@ def import_circuit(
     write_json(json_file, numbers)
 
 
+def _check_not_other(out: Path, own: str | None = None) -> None:
+    """Refuse to import over another model: `out` may hold that of the hash `own`, or, unless it is known, any."""
+    from openwork.artifacts import read_json
+
+    if (out / "config.json").is_file():
+        found = read_json(out / "config.json", "model config")
+        if found.get("kind") != "model" or (own is not None and found.get("hash") != own):
+            raise UserError(f"{out} holds another model, which would be lost; give another --out, or delete it")
+
+
 def _save_imported(model: Any, out: Path, about: dict[str, Any], json_file: Path | None) -> None:
     from openwork.interop.card import describe, write_model_card
     from openwork.models import save_model
 
+    _check_not_other(out, model.hash)
     save_model(model, out, about=about)
     write_model_card(model, about, out)
     numbers = describe(model)
     print_table(f"model {out}", numbers)
+    if model.tokenizer is None:
+        console.print("no tokenizer was found with it: tasks and prompts cannot be given to it", soft_wrap=True)
     write_json(json_file, numbers)
 
 
@@ -111,6 +130,7 @@ def export_huggingface(
     from openwork.interop.card import about_model
     from openwork.models import load_model
 
+    huggingface.check_new(directory)
     huggingface.export(load_model(model), directory, about=about_model(model))
     console.print(f"written: {directory}", soft_wrap=True)
 
@@ -132,17 +152,18 @@ def export_graph(
     from openwork.models import load_model
     from openwork.pruning import load_circuit
 
+    if out.suffix not in GRAPHS:
+        raise UserError(f"{out} ends in {out.suffix!r}; give a file that ends in {', '.join(GRAPHS)}")
+    if out.suffix == ".json" and prompt is None:
+        raise UserError(f"the attribution graph {out} is of one prompt; give --prompt")
+    if out.suffix != ".json" and prompt is not None:
+        raise UserError(f"{out} is the graph of all prompts; leave --prompt out, or give a file that ends in .json")
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    match out.suffix:
-        case ".graphml":
-            graphs.write_graphml(circuit, out, loaded.config.d_head)
-        case ".csv":
-            graphs.write_csv(circuit, out, loaded.config.d_head)
-        case ".json" if prompt is not None:
-            attribution.write_attribution_graph(circuit, loaded, prompt, out)
-        case ".json":
-            raise UserError(f"the attribution graph {out} is of one prompt; give --prompt")
-        case suffix:
-            raise UserError(f"{out} ends in {suffix!r}; give a file that ends in .graphml, .csv or .json")
+    if prompt is not None:
+        attribution.write_attribution_graph(circuit, loaded, prompt, out)
+    elif out.suffix == ".csv":
+        graphs.write_csv(circuit, out, loaded.config.d_head)
+    else:
+        graphs.write_graphml(circuit, out, loaded.config.d_head)
     console.print(f"written: {out}", soft_wrap=True)

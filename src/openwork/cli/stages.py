@@ -45,6 +45,8 @@ def demo(
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
     from openwork.demo import DemoConfig, run_demo, run_pretrained, train_config
 
+    if pretrained and seed:
+        raise UserError(f"nothing is trained or searched with --pretrained; leave --seed {seed} out")
     if pretrained:
         summary = run_pretrained(out / "pretrained", console=console, open_page=open_page)
     else:

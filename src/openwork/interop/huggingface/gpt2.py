@@ -108,9 +108,13 @@ def _tokenizer(source: str) -> Tokenizer | None:
     except Exception:  # a model without a tokenizer is a model all the same
         return None
     import tokenizers
+    from tokenizers import pre_tokenizers
 
     backend = tokenizers.Tokenizer.from_str(text)
-    return Tokenizer(backend) if backend.token_to_id(END_OF_TEXT) is not None else None
+    whole = pre_tokenizers.ByteLevel.alphabet()  # where its files are missing, the library makes one of no tokens
+    if backend.token_to_id(END_OF_TEXT) is None or any(backend.token_to_id(byte) is None for byte in whole):
+        return None
+    return Tokenizer(backend)
 
 
 def _config(theirs: Any) -> ModelConfig:
