@@ -396,6 +396,7 @@ def weights(edit: Callable[[dict, dict], Any]) -> Callable[[Path], None]:
     [
         (lambda p: (p / "config.json").unlink(), "is no Model directory"),
         (lambda p: ((p / "config.json").unlink(), (p / "config.json").mkdir()), "is no Model directory"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "config.json is not Openwork's"),
         (lambda p: cut(p / "config.json"), "config.json is damaged"),
         (lambda p: (p / "config.json").write_bytes(b"\xff\0"), "config.json is damaged"),
         (lambda p: (p / "config.json").write_text("[" * 100_000), "config.json is damaged"),

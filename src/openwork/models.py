@@ -49,6 +49,11 @@ def path(name: str | Path) -> Path:
     return NAMED[str(name)]
 
 
+def find(place: str | Path) -> Path:
+    """`place`, or the directory of the model of that name that comes with the package, if nothing lies at `place`."""
+    return NAMED[str(place)] if str(place) in NAMED and not Path(place).exists() else Path(place)
+
+
 def list_models() -> list[dict[str, Any]]:
     """A row for each model that comes with the package: what it is, what it reaches, and the names of its circuits."""
     rows = []
@@ -90,16 +95,23 @@ def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | Non
 def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     """The Model in the directory `path`, in eval mode, with its tokenizer and, if they were computed, its means.
 
+    `path` may be a name of `names`.
+
     Its linear layers skip the weights that are zero where that is faster; logits are those of dense layers to rounding.
 
     Raises:
         UserError: no Model there, a damaged file, or files that do not belong together.
     """
-    path = Path(path)
+    path = find(path)
     if not (path / "config.json").is_file():
-        raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
+        raise UserError(
+            f"{path} is no Model directory (it has no config.json); give the directory that training wrote, or a name "
+            "that `openwork models` lists"
+        )
     content = read_json(path / "config.json", "model config")
-    if content.get("kind") != "model" or content.get("format_version") not in range(1, FORMAT_VERSION + 1):
+    if content.get("kind") != "model":
+        raise UserError(f"{path}/config.json is not Openwork's; give the directory that training or an import wrote")
+    if content.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
     config = _config_of(content, path / "config.json")
     check_memory(config, copies=1)

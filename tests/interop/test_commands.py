@@ -98,6 +98,11 @@ def test_a_model_is_not_imported_over_another(release, tmp_path):
     for place in (out, tmp_path / "theirs"):
         with pytest.raises(UserError, match="holds another model"):
             run("import", "openai", tmp_path / "other", "--out", place)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="has a README.md"):
+        run("import", "openai", release, "--out", tmp_path / "project")
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
     with pytest.raises(UserError, match="leave --downloads"):
         run("import", "openai", release, "--out", tmp_path / "new", "--downloads", tmp_path / "kept")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

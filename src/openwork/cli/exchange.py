@@ -33,7 +33,8 @@ def import_openai(
     ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
     downloads: Annotated[
-        Path | None, typer.Option(help="Where a fetched model is kept; OUT/release if left out.")
+        Path | None,
+        typer.Option(callback=directory_to_write, help="Where a fetched model is kept; OUT/release if left out."),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -102,6 +103,8 @@ def _check_not_other(out: Path, own: str | None = None) -> None:
         found = read_json(out / "config.json", "model config")
         if found.get("kind") != "model" or (own is not None and found.get("hash") != own):
             raise UserError(f"{out} holds another model, which would be lost; give another --out, or delete it")
+    elif (out / "README.md").exists():
+        raise UserError(f"{out} has a README.md, which would be lost; give another --out")
 
 
 def _save_imported(model: Any, out: Path, about: dict[str, Any], json_file: Path | None) -> None:

@@ -26,8 +26,10 @@ def file_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def directory_to_write(ctx: typer.Context, path: Path) -> Path:
+def directory_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
     """`path`, if it is a directory or can become one."""
+    if path is None:
+        return None
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, not a directory; choose another place")
     _check_place(path / "file")
@@ -65,15 +67,15 @@ Json = Annotated[
     typer.Option("--json", callback=file_to_write, help="Write every number that is printed to this file."),
 ]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
+PruneSettings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as target=0.05.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
 
 
 def model_directory(ctx: typer.Context, path: Path | None) -> Path | None:
-    """`path`, or the directory of the model of that name that comes with the package, if nothing lies at `path`."""
+    """`path`, or the directory of the model of that name that comes with the package."""
     from openwork import models
 
-    named = path is not None and str(path) in models.names() and not path.exists()
-    return to_read(ctx, models.path(path) if path is not None and named else path)
+    return to_read(ctx, None if path is None else models.find(path))
 
 
 CircuitPath = Annotated[Path, typer.Argument(metavar="CIRCUIT", callback=to_read, help="Circuit file.")]

@@ -14,6 +14,7 @@ from openwork.cli.options import (
     Config,
     Json,
     ModelPath,
+    PruneSettings,
     Settings,
     directory_to_write,
     file_to_write,
@@ -180,7 +181,7 @@ def prune(
         str, typer.Argument(callback=to_read, help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")
     ],
     out: Annotated[Path, typer.Option(callback=file_to_write, help="Circuit file to write.")],
-    settings: Settings = None,
+    settings: PruneSettings = None,
     config: Config = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the first search.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Searches; the best circuit is kept.")] = 1,
@@ -350,7 +351,7 @@ def compare(
         Path, typer.Argument(metavar="DENSE", callback=model_directory, help="Model directory of the dense one.")
     ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Directory of the circuits and the figure.")],
-    settings: Settings = None,
+    settings: PruneSettings = None,
     config: Config = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Searches per task and model; each is shown.")] = 1,
