@@ -230,6 +230,18 @@ def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch)
     assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
 
 
+def test_a_file_that_a_circuit_names_is_not_run(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("import pathlib; pathlib.Path('it-ran').touch()")
+    tensors, header = load_tensors(made / "q.circuit", "circuit")
+    asked = ("theirs.circuit", "--model", made / "model")
+    for task in ("theirs.py", "theirs.py~nonsense"):
+        save_tensors(tmp_path / "theirs.circuit", tensors, header | {"task": task}, "circuit")
+        for command in (("explain",), ("verify",), ("view", "--corpus", made / "corpus")):
+            assert "names the file 'theirs.py" in openwork(*command, *asked).line()
+    assert not (tmp_path / "it-ran").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_rights(openwork, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)

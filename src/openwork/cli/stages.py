@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openwork.artifacts import load_card, write_atomically
+from openwork.artifacts import Circuit, load_card, write_atomically
 from openwork.cli.options import (
     MOST_SEED,
     CircuitPath,
@@ -23,6 +23,10 @@ from openwork.cli.options import (
 )
 from openwork.cli.output import card_rows, circuit_numbers, console, print_pairs, print_rows, print_table, write_json
 from openwork.errors import UserError
+
+if TYPE_CHECKING:
+    from openwork.model import Transformer
+    from openwork.tasks import Task
 
 app = typer.Typer(
     help="Train language models whose wiring people can read, find their circuits, and test them.",
@@ -235,6 +239,17 @@ def prune(
     write_json(json_file, {**told, "baselines": compared} if compared else told)
 
 
+def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
+    """The task that was `given`, else the circuit's own. No file that a circuit names is opened: a .py file is run."""
+    from openwork import tasks as task_list
+    from openwork.tasks.base import NONSENSE
+    from openwork.tasks.files import is_file
+
+    if given is None and is_file(circuit.task.removesuffix(NONSENSE)):
+        raise UserError(f"the circuit names the file {circuit.task!r} as its task; give it with --task if you trust it")
+    return task_list.get(given or circuit.task, model.tokenizer)
+
+
 @app.command()
 def verify(
     circuit_path: CircuitPath,
@@ -250,7 +265,6 @@ def verify(
     """Test whether a circuit is what the model really does, beside controls that could say no."""
     from dataclasses import asdict
 
-    from openwork import tasks as task_list
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
     from openwork.pruning import load_circuit
@@ -260,7 +274,7 @@ def verify(
     with console.status("checking") as status:
         card = run(
             circuit,
-            task_list.get(task or circuit.task, loaded.tokenizer),
+            _task_of(circuit, task, loaded),
             seed=seed,
             report=lambda name: status.update(name),
         )
@@ -287,7 +301,6 @@ def view(
     ] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
-    from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
     from openwork.pruning import load_circuit
@@ -295,7 +308,7 @@ def view(
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    posed = _task_of(circuit, task, loaded)
     write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
     console.print(f"page: {out.resolve()}", soft_wrap=True)
     if svg is not None:
@@ -320,14 +333,13 @@ def explain(
 ) -> None:
     """Tell a circuit as text, from the tokens to the answer, and write it as a Python program."""
     from openwork import explain as told
-    from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
     from openwork.pruning import load_circuit
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    posed = _task_of(circuit, task, loaded)
     seen = told.see(circuit, loaded, posed, open_corpus(corpus) if corpus is not None else None)
     text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
     if program is not None:
