@@ -184,6 +184,19 @@ def test_a_gpt2_with_other_options_is_refused(options, says):
         huggingface.load_gpt2(gpt2(**options))
 
 
+def test_weights_of_other_sizes_are_told_in_one_line(tmp_path, capfd):
+    gpt2().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_embd": 2 * config["n_embd"]}))
+    capfd.readouterr()
+    before = transformers.utils.logging.get_verbosity()
+    with pytest.raises(UserError, match="other sizes than its config.json says"):
+        huggingface.load_gpt2(tmp_path)
+    assert capfd.readouterr().err == ""
+    assert transformers.utils.logging.get_verbosity() == before
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
 def test_what_is_no_gpt2_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="type 'bert'; only gpt2"):
