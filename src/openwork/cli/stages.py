@@ -340,10 +340,12 @@ def explain(
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
     posed = _task_of(circuit, task, loaded)
-    seen = told.see(circuit, loaded, posed, open_corpus(corpus) if corpus is not None else None)
+    texts = open_corpus(corpus) if corpus is not None else None
+    written = told.write_program(circuit, loaded, posed) if program is not None else None  # not all wirings have one
+    seen = told.see(circuit, loaded, posed, texts)
     text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
-    if program is not None:
-        source, numbers["program"] = told.write_program(circuit, loaded, posed)
+    if program is not None and written is not None:
+        source, numbers["program"] = written
         write_atomically(program, source)
     if out is not None:
         write_atomically(out, text)
