@@ -230,6 +230,18 @@ def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch)
     assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
 
 
+def test_means_are_not_taken_from_a_corpus_of_another_tokenizer(openwork, made, tmp_path):
+    shutil.copytree(made / "model", tmp_path / "m")
+    (tmp_path / "m" / "means.safetensors").unlink()
+    other = ("--tokenizer", tmp_path / "t.json", "--max-tokens", 20_000)
+    Tokenizer.train(["print('a')\n" * 50], 300).save(tmp_path / "t.json")
+    assert openwork("corpus", "idioms", "--out", tmp_path / "c", *other).status == 0
+    prune = ("prune", tmp_path / "m", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK, "--corpus")
+    assert "give the model's own corpus" in openwork(*prune, tmp_path / "c").line()
+    assert not (tmp_path / "m" / "means.safetensors").exists()
+    assert openwork(*prune, made / "corpus").status == 0 and (tmp_path / "m" / "means.safetensors").exists()
+
+
 def test_a_file_that_a_circuit_names_is_not_run(openwork, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.py").write_text("import pathlib; pathlib.Path('it-ran').touch()")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
 from openwork.config import from_dict
-from openwork.corpus import Tokenizer
+from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, check_memory, node_sites
 from openwork.sparsity import use_sparse_layers
@@ -153,6 +153,20 @@ def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
     """The means kept in the Model directory `path`; none if they are another model's."""
     means, header = load_tensors(path / "means.safetensors", "means")
     return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
+
+
+def check_corpus(model: Transformer, corpus: Corpus) -> None:
+    """Raise a `UserError` if the corpus has another tokenizer than the model, or, if it has none, tokens beyond it."""
+    if model.tokenizer is not None and corpus.tokenizer.hash != model.tokenizer.hash:
+        raise UserError(
+            f"the corpus's tokenizer is {corpus.tokenizer.hash[:12]}, the model's is {model.tokenizer.hash[:12]}; "
+            "give the model's own corpus"
+        )
+    if corpus.tokenizer.d_vocab > model.config.d_vocab:
+        raise UserError(
+            f"the corpus has {corpus.tokenizer.d_vocab} tokens, the model {model.config.d_vocab}; "
+            "give the model's own corpus"
+        )
 
 
 def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:

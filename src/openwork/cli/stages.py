@@ -212,10 +212,10 @@ def prune(
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
     texts = open_corpus(corpus) if corpus is not None else None
+    posed = task_list.get(task, loaded.tokenizer)
     if texts is not None and not loaded.means:
         loaded.means = corpus_means(loaded, texts)
         save_means(loaded, model)
-    posed = task_list.get(task, loaded.tokenizer)
     with pruning_progress(console) as report:
         circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
         compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
