@@ -23,6 +23,7 @@ import torch
 
 from openwork import cli
 from openwork.artifacts import load_card, load_tensors, save_tensors
+from openwork.cli.output import write_json
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.models import load_model
@@ -116,6 +117,8 @@ def no_space(*arguments: Any, **options: Any) -> None:
         (("bench", "train", "--density", "1/0"), "--density is '1/0'"),
         (("bench", "train", "--d-model", "7"), "not divisible by model.d_head 16"),
         (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
+        (("tasks", "m\udcff"), "the argument 'm\\udcff' is not UTF-8"),
+        (("demo", "--pretrained", "--seed", "3"), "leave --seed 3 out"),
         (("tasks", "--json="), "the argument '--json=' is empty"),
         (("tasks", "--json", "/"), "the file / is a directory"),
     ],
@@ -153,6 +156,28 @@ def test_a_reader_that_goes_away_is_no_error():
         assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
 
 
+@pytest.mark.slow
+def test_a_reader_that_goes_away_takes_no_file_with_it(made, tmp_path):
+    explain = f"explain {made}/q.circuit --model {made}/model --json {tmp_path}/explain.json"
+    for name, command in {"explain": explain, "models": f"models --json {tmp_path}/models.json"}.items():
+        shell = f"({sys.executable} -m openwork.cli {command}; echo $? > {tmp_path}/status) | true"
+        assert subprocess.run(["sh", "-c", shell], capture_output=True, timeout=60, check=True).stderr == b""
+        assert json.loads((tmp_path / f"{name}.json").read_text())
+        assert (tmp_path / "status").read_text() == "0\n"
+
+
+@pytest.mark.slow
+def test_without_a_stdout_and_with_one_that_knows_few_letters(tmp_path):
+    for shell in (">&-", "| cat"):
+        command = f"PYTHONIOENCODING=ascii {sys.executable} -m openwork.cli tasks {shell}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
+
+
+def test_json_has_no_number_that_json_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("inf"), "b": [float("nan"), 0.5], "c": {"d": 1}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 0.5], "c": {"d": 1}}
+
+
 def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):
     def interrupted(*arguments: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -180,6 +205,53 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(openwork, made, 
     ):
         assert str(tmp_path) in openwork(*arguments).line()
     assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("q.circuit", "card.json"):
+        shutil.copy(made / name, tmp_path)
+    (tmp_path / "quotes.jsonl").write_text("mine")
+    explain = ("explain", "q.circuit", "--model", made / "model")
+    for arguments in (
+        (*explain, "--out", "q.circuit"),
+        (*explain, "--program", tmp_path / "q.circuit"),
+        ("explain", "--program", "./q.circuit", *explain[1:]),
+        (*explain, "--out", "new", "--program", "new"),
+        ("view", "q.circuit", *explain[2:], "--corpus", made / "corpus", "--card", "card.json", "--out", "card.json"),
+        ("prune", made / "model", "quotes.jsonl", "--out", "quotes.jsonl"),
+        ("export", "graph", "q.circuit", "q.circuit", "--model", made / "model"),
+        ("import", "gpt2", tmp_path, "--out", "."),
+    ):
+        assert "is given twice" in openwork(*arguments).line()
+    assert (tmp_path / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
+    assert (tmp_path / "quotes.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
+    prune = ("prune", made / "model", "single_double_quote", "--out", "single_double_quote", *QUICK)
+    assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
+
+
+def test_means_are_not_taken_from_a_corpus_of_another_tokenizer(openwork, made, tmp_path):
+    shutil.copytree(made / "model", tmp_path / "m")
+    (tmp_path / "m" / "means.safetensors").unlink()
+    other = ("--tokenizer", tmp_path / "t.json", "--max-tokens", 20_000)
+    Tokenizer.train(["print('a')\n" * 50], 300).save(tmp_path / "t.json")
+    assert openwork("corpus", "idioms", "--out", tmp_path / "c", *other).status == 0
+    prune = ("prune", tmp_path / "m", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK, "--corpus")
+    assert "give the model's own corpus" in openwork(*prune, tmp_path / "c").line()
+    assert not (tmp_path / "m" / "means.safetensors").exists()
+    assert openwork(*prune, made / "corpus").status == 0 and (tmp_path / "m" / "means.safetensors").exists()
+
+
+def test_a_file_that_a_circuit_names_is_not_run(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("import pathlib; pathlib.Path('it-ran').touch()")
+    tensors, header = load_tensors(made / "q.circuit", "circuit")
+    asked = ("theirs.circuit", "--model", made / "model")
+    for task in ("theirs.py", "theirs.py~nonsense"):
+        save_tensors(tmp_path / "theirs.circuit", tensors, header | {"task": task}, "circuit")
+        for command in (("explain",), ("verify",), ("view", "--corpus", made / "corpus")):
+            assert "names the file 'theirs.py" in openwork(*command, *asked).line()
+    assert not (tmp_path / "it-ran").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
@@ -348,6 +420,7 @@ def weights(edit: Callable[[dict, dict], Any]) -> Callable[[Path], None]:
     [
         (lambda p: (p / "config.json").unlink(), "is no Model directory"),
         (lambda p: ((p / "config.json").unlink(), (p / "config.json").mkdir()), "is no Model directory"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "config.json is not Openwork's"),
         (lambda p: cut(p / "config.json"), "config.json is damaged"),
         (lambda p: (p / "config.json").write_bytes(b"\xff\0"), "config.json is damaged"),
         (lambda p: (p / "config.json").write_text("[" * 100_000), "config.json is damaged"),

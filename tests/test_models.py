@@ -81,3 +81,11 @@ def test_every_circuit_that_comes_with_a_model_gives_its_stated_loss_again():
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match="no model 'reference' comes with the package; choose among reference-sparse"):
         models.path("reference")
+
+
+def test_a_name_stands_for_its_directory_unless_something_lies_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_model("reference-sparse").hash == load_model(models.path("reference-sparse")).hash
+    (tmp_path / "reference-sparse").mkdir()
+    with pytest.raises(UserError, match="reference-sparse is no Model directory"):
+        load_model("reference-sparse")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
 from openwork.config import from_dict
-from openwork.corpus import Tokenizer
+from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, check_memory, node_sites
 from openwork.sparsity import use_sparse_layers
@@ -47,6 +47,11 @@ def path(name: str | Path) -> Path:
     if str(name) not in NAMED:
         raise UserError(f"no model {str(name)!r} comes with the package; choose among {', '.join(NAMED)}")
     return NAMED[str(name)]
+
+
+def find(place: str | Path) -> Path:
+    """`place`, or the directory of the model of that name that comes with the package, if nothing lies at `place`."""
+    return NAMED[str(place)] if str(place) in NAMED and not Path(place).exists() else Path(place)
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -90,16 +95,23 @@ def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | Non
 def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
     """The Model in the directory `path`, in eval mode, with its tokenizer and, if they were computed, its means.
 
+    `path` may be a name of `names`.
+
     Its linear layers skip the weights that are zero where that is faster; logits are those of dense layers to rounding.
 
     Raises:
         UserError: no Model there, a damaged file, or files that do not belong together.
     """
-    path = Path(path)
+    path = find(path)
     if not (path / "config.json").is_file():
-        raise UserError(f"{path} is no Model directory (it has no config.json); give the directory that training wrote")
+        raise UserError(
+            f"{path} is no Model directory (it has no config.json); give the directory that training wrote, or a name "
+            "that `openwork models` lists"
+        )
     content = read_json(path / "config.json", "model config")
-    if content.get("kind") != "model" or content.get("format_version") not in range(1, FORMAT_VERSION + 1):
+    if content.get("kind") != "model":
+        raise UserError(f"{path}/config.json is not Openwork's; give the directory that training or an import wrote")
+    if content.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
     config = _config_of(content, path / "config.json")
     check_memory(config, copies=1)
@@ -141,6 +153,20 @@ def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
     """The means kept in the Model directory `path`; none if they are another model's."""
     means, header = load_tensors(path / "means.safetensors", "means")
     return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
+
+
+def check_corpus(model: Transformer, corpus: Corpus) -> None:
+    """Raise a `UserError` if the corpus has another tokenizer than the model, or, if it has none, tokens beyond it."""
+    if model.tokenizer is not None and corpus.tokenizer.hash != model.tokenizer.hash:
+        raise UserError(
+            f"the corpus's tokenizer is {corpus.tokenizer.hash[:12]}, the model's is {model.tokenizer.hash[:12]}; "
+            "give the model's own corpus"
+        )
+    if corpus.tokenizer.d_vocab > model.config.d_vocab:
+        raise UserError(
+            f"the corpus has {corpus.tokenizer.d_vocab} tokens, the model {model.config.d_vocab}; "
+            "give the model's own corpus"
+        )
 
 
 def pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:

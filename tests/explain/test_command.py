@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from openwork import cli, tasks
+from openwork.errors import UserError
 from openwork.models import load_model, save_model
 from tests.viewer.toys import ToyTask, toy_circuit, toy_model
 
@@ -61,3 +62,14 @@ def test_it_writes_text_program_and_numbers(files, tiny_corpus, tmp_path, monkey
 def test_the_corpus_is_watched_and_must_be_the_models_own(files, tiny_corpus, monkeypatch, capsys):
     assert command(monkeypatch, "explain", *options(files), "--corpus", tiny_corpus.path) == 0
     assert "\n      corpus: " in capsys.readouterr().out
+
+
+def test_a_program_that_cannot_be_is_told_before_the_work(files, tmp_path, monkeypatch, capsys):
+    def refuse(*asked):
+        raise UserError("no program; leave --program out")
+
+    monkeypatch.setattr("openwork.explain.see", pytest.fail)
+    monkeypatch.setattr("openwork.explain.write_program", refuse)
+    out, program = tmp_path / "circuit.txt", tmp_path / "circuit.py"
+    assert command(monkeypatch, "explain", *options(files), "--out", out, "--program", program) == 2
+    assert "leave --program out" in capsys.readouterr().err and not list(tmp_path.iterdir())

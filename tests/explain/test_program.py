@@ -128,6 +128,14 @@ def test_a_program_that_differs_is_not_handed_out(monkeypatch):
         write_program(circuit, model, Posed())
 
 
+def test_a_program_that_gives_no_number_is_not_handed_out(monkeypatch):
+    found = iter((0.0, float("nan")))
+    monkeypatch.setattr(programs, "disagreement", lambda *asked: next(found))
+    circuit, model = planted_circuit("head")
+    with pytest.raises(UserError, match="would differ from the circuit"):
+        write_program(circuit, model, Posed())
+
+
 def test_another_task_is_refused():
     circuit, model = planted_circuit("head")
     with pytest.raises(UserError, match=r"of task planted .*, not of planted"):

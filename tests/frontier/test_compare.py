@@ -53,6 +53,7 @@ def test_the_figure_is_drawn(tmp_path):
 def planted(monkeypatch):
     """The planted task under the name of one of ours; `searched` counts searches."""
     searched, prune = [], MODULE.prune
+    monkeypatch.setattr(MODULE, "_check", lambda *asked: None)  # the planted model has no tokenizer
     monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.01))
     monkeypatch.setattr(MODULE.tasks, "get", lambda name, tokenizer: PlantedTask("mlp"))
     monkeypatch.setattr(MODULE, "prune", lambda *a, **k: searched.append(k["seed"]) or prune(*a, **k))
@@ -72,11 +73,33 @@ def test_circuits_of_another_target_are_refused(planted, tmp_path):
     models = planted_model("mlp", decoys=False), planted_model("mlp")
     compare(*models, tmp_path, names=["one"], config=QUICK)
     other = PruneConfig(**{**QUICK.__dict__, "target": 0.3})
-    with pytest.raises(UserError, match="another task, target, seed"):
+    with pytest.raises(UserError, match="has the target 0.15, not 0.3"):
         compare(*models, tmp_path, names=["one"], config=other)
 
 
 def test_models_that_share_no_task_are_refused(planted, monkeypatch, tmp_path):
     monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.5))
-    with pytest.raises(UserError, match=r"no task has an unpruned loss below 0\.15"):
+    with pytest.raises(UserError, match=r"no task .* below 0\.15 .*\(the nearest, one, has 0\.5 and 0\.5\)"):
         compare(planted_model("mlp"), planted_model("mlp"), tmp_path, names=["one"])
+
+
+def test_what_would_fail_late_or_be_left_out_is_told_before_the_work(tiny_corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(MODULE, "_losses", pytest.fail)
+    bare, model = planted_model("mlp"), planted_model("mlp")
+    with pytest.raises(UserError, match="the sparse model has no tokenizer"):
+        compare(bare, bare, tmp_path)
+    model.tokenizer = tiny_corpus.tokenizer
+    with pytest.raises(UserError, match="the dense model has no tokenizer"):
+        compare(model, bare, tmp_path)
+    for name, says in {"for_wile": "did you mean for_while", "nowhere.jsonl": "cannot read the task file"}.items():
+        with pytest.raises(UserError, match=says):
+            compare(model, model, tmp_path, names=["for_while", name])
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        row = '{"prompt": "x", "right": "y", "wrong": "z"}\n'
+        (tmp_path / place / "mine.jsonl").write_text(row + row.replace("x", "w"))
+    with pytest.raises(UserError, match="would be the same files"):
+        compare(model, model, tmp_path, names=[str(tmp_path / place / "mine.jsonl") for place in ("a", "b")])
+    model.means = {}
+    with pytest.raises(UserError, match="no mean activations"):
+        compare(model, model, tmp_path, names=["for_while", "for_while~nonsense"])

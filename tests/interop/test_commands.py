@@ -69,6 +69,47 @@ def test_a_circuit_is_exported_by_the_ending_of_the_file(tmp_path):
     for file in ("a.csv", "a.graphml"):
         run("export", "graph", tmp_path / "one.circuit", tmp_path / file, "--model", tmp_path / "model")
         assert "0.attn.resid_delta.2" in (tmp_path / file).read_text()
-    for file, says in {"a.json": "give --prompt", "a.txt": "ends in '.txt'"}.items():
+
+
+def test_what_cannot_be_exported_is_told_before_anything_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr("openwork.models.load_model", pytest.fail)
+    (tmp_path / "file").write_text("mine")
+    graph, model = ("export", "graph", tmp_path / "one.circuit"), ("--model", tmp_path / "model")
+    for arguments, says in {
+        (*graph, tmp_path / "a.json", *model): "give --prompt",
+        (*graph, tmp_path / "a.txt", *model): "ends in '.txt'",
+        (*graph, tmp_path / "a.csv", *model, "--prompt", "x"): "leave --prompt out",
+        (*graph, tmp_path / "file" / "a.csv", *model): "cannot be written in",
+        ("export", "huggingface", tmp_path / "model", tmp_path): "exists and is not empty",
+        ("export", "huggingface", tmp_path / "model", tmp_path / "file"): "is a file, not a directory",
+    }.items():
         with pytest.raises(UserError, match=says):
-            run("export", "graph", tmp_path / "one.circuit", tmp_path / file, "--model", tmp_path / "model")
+            run(*arguments)
+
+
+def test_a_model_is_not_imported_over_another(release, tmp_path):
+    out = tmp_path / "model"
+    run("import", "openai", release, "--out", out)
+    run("import", "openai", release, "--out", out)  # the same one is no loss
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write(tmp_path / "other", {**BIG, "n_layer": 1})
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "gpt2"}')
+    for place in (out, tmp_path / "theirs"):
+        with pytest.raises(UserError, match="holds another model"):
+            run("import", "openai", tmp_path / "other", "--out", place)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="has a README.md"):
+        run("import", "openai", release, "--out", tmp_path / "project")
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+    with pytest.raises(UserError, match="leave --downloads"):
+        run("import", "openai", release, "--out", tmp_path / "new", "--downloads", tmp_path / "kept")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert "no tokenizer was found" in run("import", "openai", tmp_path / "other", "--out", tmp_path / "new")
+
+
+def test_means_are_not_given_where_none_are_used(release, tmp_path):
+    model = openwork.interop.openai.load(release)
+    with pytest.raises(UserError, match="with zero ablation the means m.pt are not used"):
+        openwork.interop.openai.load_circuit("viz.pt", model, None, means="m.pt", ablation="zero")

@@ -151,6 +151,7 @@ def test_a_gpt2_model_behind_our_door_is_the_same_model(options, tmp_path):
     tokens = torch.randint(0, 20, (2, 9))
     expected = theirs(tokens, output_hidden_states=True)
     for model in (huggingface.load_gpt2(theirs), huggingface.load_gpt2(tmp_path)):
+        assert model.tokenizer is None  # none lies there, of which the library makes one without tokens
         logits, acts = model.run(tokens, record=all_sites(model.config))
         torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=1e-4)
         for layer in range(2):
@@ -181,6 +182,19 @@ def test_a_gpt2_model_can_be_pruned_and_verified_and_saved(tmp_path):
 def test_a_gpt2_with_other_options_is_refused(options, says):
     with pytest.raises(UserError, match=says):
         huggingface.load_gpt2(gpt2(**options))
+
+
+def test_weights_of_other_sizes_are_told_in_one_line(tmp_path, capfd):
+    gpt2().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_embd": 2 * config["n_embd"]}))
+    capfd.readouterr()
+    before = transformers.utils.logging.get_verbosity()
+    with pytest.raises(UserError, match="other sizes than its config.json says"):
+        huggingface.load_gpt2(tmp_path)
+    assert capfd.readouterr().err == ""
+    assert transformers.utils.logging.get_verbosity() == before
+    assert transformers.utils.logging.is_progress_bar_enabled()
 
 
 def test_what_is_no_gpt2_is_refused(tmp_path):

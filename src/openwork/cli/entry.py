@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -26,7 +27,8 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        _refuse_empty(sys.argv[1:])
+        _refuse_unreadable(sys.argv[1:])
+        _print_anything()
         status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
@@ -51,9 +53,23 @@ def main() -> None:
     sys.exit(status)
 
 
-def _refuse_empty(arguments: list[str]) -> None:
-    """An empty path would be the current directory, which is hardly meant: mostly a shell variable is not set."""
+def _print_anything() -> None:
+    """A character that the terminal's encoding lacks is printed as its number, and without a stdout nothing is."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_unreadable(arguments: list[str]) -> None:
+    """An empty path would be the current directory, which is hardly meant: mostly a shell variable is not set.
+
+    What is no text cannot be encoded by a tokenizer, nor be written into a model card.
+    """
     for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"the argument {argument!r} is not UTF-8; rename the file, or give the text as UTF-8")
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             raise UserError(f"the argument {argument!r} is empty; give a name or a path")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,23 +14,52 @@ MOST_SEED = 2**63 - 1 - 2**16
 """Seeds that PyTorch takes, with room to count on from one."""
 
 
-def file_to_write(path: Path | None) -> Path | None:
+CLAIMED = "openwork.paths"
+"""Where a command keeps what was given to it to read and to write."""
+
+
+def file_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
     """`path`, if a file can be written there: asked before the work, not after it."""
+    if path is not None:
+        _check_place(path)
+        _claim(ctx, path, writes=True)
+    return path
+
+
+def directory_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
+    """`path`, if it is a directory or can become one."""
     if path is None:
         return None
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; choose another place")
+    _check_place(path / "file")
+    _claim(ctx, path, writes=True)
+    return path
+
+
+def to_read(ctx: typer.Context, path: Any) -> Any:
+    """`path`, or the name of a task or a model; a path that the same command writes is refused."""
+    if path is not None and (isinstance(path, Path) or Path(path).suffix or Path(path).is_dir()):
+        _claim(ctx, path, writes=False)
+    return path
+
+
+def _check_place(path: Path) -> None:
     place = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
         why = "is a directory" if path.is_dir() else f"cannot be written in {place}"
         raise UserError(f"the file {path} {why}; choose another place")
-    return path
 
 
-def directory_to_write(path: Path) -> Path:
-    """`path`, if it is a directory or can become one."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file, not a directory; choose another place")
-    file_to_write(path / "file")
-    return path
+def _claim(ctx: typer.Context, path: Path | str, *, writes: bool) -> None:
+    """Refuse to write where the same command reads, or writes something else; options may come in any order."""
+    claimed: dict[Path, bool] = ctx.meta.setdefault(CLAIMED, {})
+    place = Path(path).resolve()
+    if place in claimed and (writes or claimed[place]):
+        raise UserError(
+            f"{path} is given twice, and one would be written over the other; choose another place to write"
+        )
+    claimed[place] = writes
 
 
 Json = Annotated[
@@ -38,16 +67,18 @@ Json = Annotated[
     typer.Option("--json", callback=file_to_write, help="Write every number that is printed to this file."),
 ]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
+PruneSettings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as target=0.05.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
 
 
-def model_directory(path: Path | None) -> Path | None:
-    """`path`, or the directory of the model of that name that comes with the package, if nothing lies at `path`."""
+def model_directory(ctx: typer.Context, path: Path | None) -> Path | None:
+    """`path`, or the directory of the model of that name that comes with the package."""
     from openwork import models
 
-    return models.path(path) if path is not None and str(path) in models.names() and not path.exists() else path
+    return to_read(ctx, None if path is None else models.find(path))
 
 
+CircuitPath = Annotated[Path, typer.Argument(metavar="CIRCUIT", callback=to_read, help="Circuit file.")]
 ModelPath = Annotated[
     Path,
     typer.Argument(metavar="MODEL", callback=model_directory, help="Model directory, or a name of `openwork models`."),

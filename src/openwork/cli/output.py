@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,16 @@ from rich.table import Column, Table
 
 from openwork.artifacts import Card, write_atomically
 
-console = Console()
+
+class _Console(Console):
+    """Goes on without a word once its reader has gone: what a command still has to write is not lost."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+console = _Console()
 
 
 def circuit_numbers(circuit: Any) -> dict[str, Any]:
@@ -82,5 +93,14 @@ def _text(value: Any) -> str:
 
 
 def write_json(path: Path | None, numbers: dict[str, Any]) -> None:
+    """Write `numbers`; JSON has no infinity and no NaN, so that these are null."""
     if path is not None:
-        write_atomically(path, json.dumps(numbers, indent=2) + "\n")
+        write_atomically(path, json.dumps(_finite(numbers), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openwork.artifacts import load_card, write_atomically
+from openwork.artifacts import Circuit, load_card, write_atomically
 from openwork.cli.options import (
     MOST_SEED,
+    CircuitPath,
     Config,
     Json,
     ModelPath,
+    PruneSettings,
     Settings,
     directory_to_write,
     file_to_write,
     model_directory,
+    to_read,
 )
 from openwork.cli.output import card_rows, circuit_numbers, console, print_pairs, print_rows, print_table, write_json
 from openwork.errors import UserError
+
+if TYPE_CHECKING:
+    from openwork.model import Transformer
+    from openwork.tasks import Task
 
 app = typer.Typer(
     help="Train language models whose wiring people can read, find their circuits, and test them.",
@@ -44,6 +50,8 @@ def demo(
     """Train a weight-sparse model on Python code and read how it closes a quote. Stopped, it goes on where it was."""
     from openwork.demo import DemoConfig, run_demo, run_pretrained, train_config
 
+    if pretrained and seed:
+        raise UserError(f"nothing is trained or searched with --pretrained; leave --seed {seed} out")
     if pretrained:
         summary = run_pretrained(out / "pretrained", console=console, open_page=open_page)
     else:
@@ -173,9 +181,11 @@ def models(json_file: Json = None) -> None:
 @app.command()
 def prune(
     model: ModelPath,
-    task: Annotated[str, typer.Argument(help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")],
+    task: Annotated[
+        str, typer.Argument(callback=to_read, help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")
+    ],
     out: Annotated[Path, typer.Option(callback=file_to_write, help="Circuit file to write.")],
-    settings: Settings = None,
+    settings: PruneSettings = None,
     config: Config = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the first search.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Searches; the best circuit is kept.")] = 1,
@@ -202,10 +212,10 @@ def prune(
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
     texts = open_corpus(corpus) if corpus is not None else None
+    posed = task_list.get(task, loaded.tokenizer)
     if texts is not None and not loaded.means:
         loaded.means = corpus_means(loaded, texts)
         save_means(loaded, model)
-    posed = task_list.get(task, loaded.tokenizer)
     with pruning_progress(console) as report:
         circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
         compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
@@ -229,12 +239,24 @@ def prune(
     write_json(json_file, {**told, "baselines": compared} if compared else told)
 
 
+def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
+    """The task that was `given`, else the circuit's own. No file that a circuit names is opened: a .py file is run."""
+    from openwork import tasks as task_list
+    from openwork.tasks.base import NONSENSE
+    from openwork.tasks.files import is_file
+
+    if given is None and is_file(circuit.task.removesuffix(NONSENSE)):
+        raise UserError(f"the circuit names the file {circuit.task!r} as its task; give it with --task if you trust it")
+    return task_list.get(given or circuit.task, model.tokenizer)
+
+
 @app.command()
 def verify(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the card to this JSON file.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random circuits.")] = 0,
@@ -243,7 +265,6 @@ def verify(
     """Test whether a circuit is what the model really does, beside controls that could say no."""
     from dataclasses import asdict
 
-    from openwork import tasks as task_list
     from openwork.faithfulness import verify as run
     from openwork.models import load_model
     from openwork.pruning import load_circuit
@@ -253,24 +274,25 @@ def verify(
     with console.status("checking") as status:
         card = run(
             circuit,
-            task_list.get(task or circuit.task, loaded.tokenizer),
+            _task_of(circuit, task, loaded),
             seed=seed,
             report=lambda name: status.update(name),
         )
-    print_rows(f"card of {circuit.task}", card_rows(card))
     if out is not None:
         card.save(out)
+    print_rows(f"card of {circuit.task}", card_rows(card))
     write_json(json_file, asdict(card))
 
 
 @app.command()
 def view(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
-    card: Annotated[Path | None, typer.Option(help="Card to show.")] = None,
+    card: Annotated[Path | None, typer.Option(callback=to_read, help="Card to show.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path, typer.Option(callback=file_to_write, help="HTML file to write.")] = Path("page.html"),
     svg: Annotated[
@@ -279,7 +301,6 @@ def view(
     ] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
-    from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
     from openwork.pruning import load_circuit
@@ -287,7 +308,7 @@ def view(
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    posed = task_list.get(task or circuit.task, loaded.tokenizer)
+    posed = _task_of(circuit, task, loaded)
     write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
     console.print(f"page: {out.resolve()}", soft_wrap=True)
     if svg is not None:
@@ -297,11 +318,12 @@ def view(
 
 @app.command()
 def explain(
-    circuit_path: Annotated[Path, typer.Argument(metavar="CIRCUIT", help="Circuit file.")],
+    circuit_path: CircuitPath,
     model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path | None, typer.Option(help="Corpus in which the nodes are watched too.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="The circuit's task, where it is your own: the .jsonl or .py file.")
+        str | None,
+        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the text to this file.")] = None,
     program: Annotated[
@@ -311,25 +333,26 @@ def explain(
 ) -> None:
     """Tell a circuit as text, from the tokens to the answer, and write it as a Python program."""
     from openwork import explain as told
-    from openwork import tasks as task_list
     from openwork.corpus import open_corpus
     from openwork.models import load_model
     from openwork.pruning import load_circuit
 
     loaded = load_model(model)
     circuit = load_circuit(circuit_path, loaded)
-    posed = task_list.get(task or circuit.task, loaded.tokenizer)
-    seen = told.see(circuit, loaded, posed, open_corpus(corpus) if corpus is not None else None)
+    posed = _task_of(circuit, task, loaded)
+    texts = open_corpus(corpus) if corpus is not None else None
+    written = told.write_program(circuit, loaded, posed) if program is not None else None  # not all wirings have one
+    seen = told.see(circuit, loaded, posed, texts)
     text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
-    if program is not None:
-        source, numbers["program"] = told.write_program(circuit, loaded, posed)
+    if program is not None and written is not None:
+        source, numbers["program"] = written
         write_atomically(program, source)
     if out is not None:
         write_atomically(out, text)
-    print(text, end="")
+    write_json(json_file, numbers)
+    console.out(text, end="", highlight=False)
     if program is not None:
         console.print(f"program: {program.resolve()}", soft_wrap=True)
-    write_json(json_file, numbers)
 
 
 @app.command()
@@ -342,7 +365,7 @@ def compare(
         Path, typer.Argument(metavar="DENSE", callback=model_directory, help="Model directory of the dense one.")
     ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Directory of the circuits and the figure.")],
-    settings: Settings = None,
+    settings: PruneSettings = None,
     config: Config = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Searches per task and model; each is shown.")] = 1,
@@ -362,9 +385,9 @@ def compare(
     with pruning_progress(console) as report:
         compared = run(*models, out, names=task, seeds=range(seed, seed + seeds), config=wanted, report=report)
     numbers = compared.summary()
+    draw_comparison(compared, out / "comparison.png")
+    write_json(out / "comparison.json", numbers)
     print_rows(f"circuits at {wanted.target:g} nats", compared.rows())
     print_rows("geometric means over the tasks that reached the target in both", compared.means())
-    draw_comparison(compared, out / "comparison.png")
-    write_atomically(out / "comparison.json", json.dumps(numbers, indent=2) + "\n")
     console.print(f"figure: {(out / 'comparison.png').resolve()}", soft_wrap=True)
     write_json(json_file, numbers)

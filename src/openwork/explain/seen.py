@@ -14,11 +14,12 @@ from torch import Tensor
 
 from openwork.artifacts import Circuit, bind
 from openwork.corpus import Corpus
-from openwork.explain.belongs import check_circuit, check_corpus
+from openwork.explain.belongs import check_circuit
 from openwork.explain.heads import HeadSeen, at_answer, means, see_heads
 from openwork.explain.parts import AnswerParts, answer_parts
 from openwork.explain.responses import Responses, corpus_responses, is_still, over_positions
 from openwork.model import Transformer, matrices, parse_node
+from openwork.models import check_corpus
 from openwork.tasks import Pairs, Task
 
 

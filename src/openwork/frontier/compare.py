@@ -16,8 +16,9 @@ from openwork import tasks
 from openwork.artifacts import Circuit
 from openwork.errors import UserError
 from openwork.model import Transformer
-from openwork.pruning import PruneConfig, load_circuit, prune
+from openwork.pruning import PruneConfig, ablation_values, load_circuit, prune
 from openwork.pruning.problem import Report
+from openwork.tasks.base import NONSENSE
 from openwork.tasks.survey import try_tasks
 
 Side = Literal["sparse", "dense"]
@@ -139,24 +140,51 @@ def compare(
     are not looked for again.
 
     Raises:
-        UserError: there is no task that both can do, or a circuit in `out` is of another model, task or target.
+        UserError: a model has no tokenizer or no means, a task is unknown or there is none that both can do, or a
+            circuit in `out` is of another model, task or target.
     """
     config, names = config or PruneConfig(), tuple(names or tasks.names())
     models: dict[Side, Transformer] = {"sparse": sparse, "dense": dense}
-    losses = [_losses(model, names) for model in models.values()]
-    unpruned = {name: (losses[0][name], losses[1][name]) for name in names}
+    _check(models, names, config)
+    of_sparse, of_dense = (_losses(model, names) for model in models.values())
+    unpruned = {name: (of_sparse[name], of_dense[name]) for name in names}
     if not shared(unpruned):
-        raise UserError(f"no task has an unpruned loss below {CAN_DO} in both models; compare better models")
+        nearest = min(unpruned, key=lambda name: max(unpruned[name]))
+        losses = " and ".join(f"{loss:.3g}" for loss in unpruned[nearest])
+        raise UserError(
+            f"no task has an unpruned loss below {CAN_DO} in both models (the nearest, {nearest}, has {losses}); "
+            "compare better models"
+        )
     found = []
     for task in shared(unpruned):
         for side, model in models.items():
             posed = tasks.get(task, model.tokenizer)
             for seed in seeds:
-                path = out / side / f"{Path(task).stem}-{seed}.circuit"
+                path = out / side / f"{_stem(task)}-{seed}.circuit"
                 circuit = _circuit(model, posed, path, seed, config, report)
                 size = {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
                 found.append(Found(side, task, seed, circuit.reached, circuit.losses["circuit"], **size))
     return Comparison(config.target, unpruned, tuple(found))
+
+
+def _check(models: Mapping[Side, Transformer], names: Sequence[str], config: PruneConfig) -> None:
+    """What would end the comparison late, or drop a task from it without a word."""
+    stems: dict[str, str] = {}
+    for name in names:
+        tasks.example(name.removesuffix(NONSENSE))  # refuses an unknown one
+        other = stems.setdefault(_stem(name), name)
+        if other != name:
+            raise UserError(f"the circuits of {other} and {name} would be the same files; rename one of the tasks")
+    for side, model in models.items():
+        if model.tokenizer is None:
+            raise UserError(f"the {side} model has no tokenizer, which tasks need; compare models that have one")
+        ablation_values(model, config.ablation)  # refuses a model without means
+
+
+def _stem(task: str) -> str:
+    """What the circuit files of a task are named by."""
+    base = Path(task.removesuffix(NONSENSE)).stem
+    return base + NONSENSE if task.endswith(NONSENSE) else base
 
 
 def _losses(model: Transformer, names: Sequence[str]) -> dict[str, float]:
@@ -171,7 +199,9 @@ def _circuit(
     if not path.is_file():
         prune(model, task, seed=seed, config=config, report=report).save(path)
     circuit = load_circuit(path, model)
-    asked = (task.hash, config.target, seed, config.ablation)
-    if (circuit.task_hash, circuit.target, circuit.seed, circuit.ablation) != asked:
-        raise UserError(f"{path} is of another task, target, seed or ablation; give another --out, or delete it")
+    asked = {"task": task.hash, "target": config.target, "seed": seed, "ablation": config.ablation}
+    found = {"task": circuit.task_hash, "target": circuit.target, "seed": circuit.seed, "ablation": circuit.ablation}
+    for what, value in asked.items():
+        if found[what] != value:
+            raise UserError(f"{path} has the {what} {found[what]}, not {value}; give another --out, or delete it")
     return circuit

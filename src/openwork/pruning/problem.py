@@ -49,8 +49,8 @@ def ablation_values(model: Transformer, ablation: Ablation) -> dict[str, Tensor]
         return {site: torch.zeros(width) for site, width in node_sites(model.config).items()}
     if not model.means:
         raise UserError(
-            "the model has no mean activations for mean ablation; give --corpus so that they can be computed, "
-            "or use --ablation zero"
+            "the model has no mean activations for mean ablation; compute them once with openwork prune --corpus, or "
+            "ablate with zero: ablation=zero, and --zero with openwork import circuit"
         )
     return dict(model.means)
 

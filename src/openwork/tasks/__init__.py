@@ -96,7 +96,7 @@ def get(name: str, tokenizer: Tokenizer | None) -> Task:
     """
     base = name.removesuffix(NONSENSE)
     if tokenizer is None:
-        raise UserError(f"task {name} needs the model's tokenizer, and this model has none; set model.tokenizer")
+        raise UserError(f"task {name} needs the model's tokenizer, and this model has none; give a model that has one")
     if base.endswith(".jsonl") and is_file(base):
         task = written_task(_free(base), tokenizer)
     else:

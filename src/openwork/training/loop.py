@@ -27,7 +27,7 @@ from openwork.config import to_dict
 from openwork.corpus import Corpus
 from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
-from openwork.models import save_model
+from openwork.models import check_corpus, save_model
 from openwork.sparsity import (
     Adam,
     AdamConfig,
@@ -181,7 +181,12 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
 
 
 def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) -> dict[str, Tensor]:
-    """Mean activation of every node over about `n_tokens` training tokens, always the same ones."""
+    """Mean activation of every node over about `n_tokens` training tokens, always the same ones.
+
+    Raises:
+        UserError: the corpus has another tokenizer than the model.
+    """
+    check_corpus(model, corpus)
     batch_size = 16
     n = max(1, n_tokens // (batch_size * model.config.n_ctx))
     device = model.embed.weight.device

@@ -33,8 +33,7 @@ def export(model: Transformer, directory: str | Path, *, about: dict[str, Any] |
     from openwork.interop.huggingface.modeling import OpenworkForCausalLM
 
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not empty; give a new directory")
+    check_new(directory)
     end = model.tokenizer.end_of_text if model.tokenizer is not None else None
     wiring = {name: getattr(model.config, name) for name in model.config.__dataclass_fields__}
     config = OpenworkConfig(wiring, bos_token_id=end, eos_token_id=end, pad_token_id=end)
@@ -54,6 +53,12 @@ def export(model: Transformer, directory: str | Path, *, about: dict[str, Any] |
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return directory
+
+
+def check_new(directory: Path) -> None:
+    """Refuse a `directory` that would lose something."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not empty; give a new directory")
 
 
 def fast_tokenizer(tokenizer: Tokenizer, n_ctx: int) -> Any:

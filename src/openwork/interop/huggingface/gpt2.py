@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,31 @@ def load_gpt2(source: Any) -> Transformer:
     if isinstance(source, GPT2LMHeadModel):
         theirs, tokenizer = source, None
     else:
-        theirs, tokenizer = _open(str(source)), _tokenizer(str(source))
+        with _quiet(str(source)):
+            theirs, tokenizer = _open(str(source)), _tokenizer(str(source))
     model = Transformer(_config(theirs.config))
     with torch.no_grad():
         model.load_state_dict(_renamed(theirs.state_dict(), model))
     if tokenizer is not None and tokenizer.d_vocab <= model.config.d_vocab:
         model.tokenizer = tokenizer
     return model.eval()
+
+
+@contextmanager
+def _quiet(source: str) -> Iterator[None]:
+    """Without the library's own reports: what goes wrong is told in one line. A download still shows its progress."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if Path(source).is_dir():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _open(source: str) -> Any:
@@ -93,6 +113,8 @@ def _check_kind(source: str) -> None:
 
 def _cannot_open(source: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:160].rstrip(".")
+    if "ignore_mismatched_sizes" in reason:  # of the library's own report, which is not shown
+        reason = "its weights have other sizes than its config.json says"
     return UserError(
         f"cannot open the GPT-2 model {source!r} ({reason}); give a directory that holds one in safetensors, "
         "or its name where there is a network"
@@ -108,9 +130,13 @@ def _tokenizer(source: str) -> Tokenizer | None:
     except Exception:  # a model without a tokenizer is a model all the same
         return None
     import tokenizers
+    from tokenizers import pre_tokenizers
 
     backend = tokenizers.Tokenizer.from_str(text)
-    return Tokenizer(backend) if backend.token_to_id(END_OF_TEXT) is not None else None
+    whole = pre_tokenizers.ByteLevel.alphabet()  # where its files are missing, the library makes one of no tokens
+    if backend.token_to_id(END_OF_TEXT) is None or any(backend.token_to_id(byte) is None for byte in whole):
+        return None
+    return Tokenizer(backend)
 
 
 def _config(theirs: Any) -> ModelConfig:

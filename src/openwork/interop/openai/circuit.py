@@ -54,6 +54,8 @@ def load_circuit(
     Raises:
         UserError: a file is damaged or of another model, or there are no means for mean ablation.
     """
+    if means is not None and ablation == "zero":
+        raise UserError(f"with zero ablation the means {means} are not used; leave one of the two out")
     config = config or PruneConfig()
     content = open_checkpoint(path, "released circuit")
     data = content.get("circuit_data") if isinstance(content, Mapping) else None
