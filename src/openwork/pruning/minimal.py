@@ -43,25 +43,31 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
 
     What is left is locally minimal: no edge, and no node with all its edges, can go. While there are many edges, how
     needed they are is estimated from gradients; then each removal is tried, all in one batch. A few go at once, if
-    the loss allows that; where there are still many, as many as one round of trials allows. As the circuit shrinks, so
-    does the universe in which it runs.
+    the loss allows that; where there are still many, as many as one round of trials allows. What could not go before is
+    tried again only when nothing else can. As the circuit shrinks, so does the universe in which it runs.
     """
-    exact, (inner, left, places) = False, judge.within(edge)
+    exact, trials, (inner, left, places) = False, None, judge.within(edge)
     while True:
         loss = inner.losses(left[None])[0]
         report(int(left.sum()), float(loss))
         exact = exact or left.sum() <= EXACT
-        without = _tried(inner, left, loss, target) if exact else _estimated(inner, left)
-        shorter = (_fewest if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
-        if shorter is None and exact:
-            return torch.zeros_like(edge).index_put((places,), left)
-        if shorter is None:
-            exact = True
-        elif shorter.sum() < len(left) / 2:
-            inner, left, kept = inner.within(shorter)
-            places = places[kept]
+        every = trials is None
+        if exact:
+            trials = _every(inner, left) if trials is None else trials
+            without = _reaching(inner, trials, left, loss, target)
         else:
-            left = shorter
+            without = _estimated(inner, left)
+        shorter = (_fewest if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
+        if shorter is None:
+            if exact and every:
+                return torch.zeros_like(edge).index_put((places,), left)
+            exact, trials = True, None
+            continue
+        left = shorter
+        trials = _differing(without * left, left) if exact else None
+        if left.sum() < len(left) / 2:
+            inner, left, kept = inner.within(left)
+            places, trials = places[kept], None if trials is None else trials[:, kept]
 
 
 def _estimated(judge: Judge, edge: Tensor) -> Tensor:
@@ -70,14 +76,23 @@ def _estimated(judge: Judge, edge: Tensor) -> Tensor:
     return _without_edges(edge)[order]
 
 
-def _tried(judge: Judge, edge: Tensor, loss: Tensor, target: float) -> Tensor:
-    """The circuits without one edge or one node whose loss is at most `target`, that which costs least per edge
-    first."""
-    trials = torch.cat([_without_edges(edge), _without_nodes(judge, edge)])
+def _every(judge: Judge, edge: Tensor) -> Tensor:
+    """The circuit without each edge, and without each node."""
+    return torch.cat([_without_edges(edge), _without_nodes(judge, edge)])
+
+
+def _reaching(judge: Judge, trials: Tensor, edge: Tensor, loss: Tensor, target: float) -> Tensor:
+    """Those of `trials` whose loss is at most `target`, that which costs least per edge first."""
     losses = judge.losses(trials)
     cost = (losses - loss) / (edge.sum() - trials.sum(1))
     order = cost.argsort(stable=True)
     return trials[order[losses[order] <= target]]
+
+
+def _differing(trials: Tensor, edge: Tensor) -> Tensor | None:
+    """Those of `trials` that are not `edge` itself; None if there are none."""
+    trials = trials[(trials != edge).any(1)]
+    return trials if len(trials) else None
 
 
 def _fewer(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
