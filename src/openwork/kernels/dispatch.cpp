@@ -61,12 +61,12 @@
       (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
       (dy, x, dx, n, threads))                                                                                       \
     X(int, gelu_abs_topk,                                                                                            \
-      (const float *x, int32_t *y, int32_t *zero_cut, int64_t rows, int64_t d, int64_t k, int threads),              \
-      (x, y, zero_cut, rows, d, k, threads))                                                                         \
+      (const float *x, int32_t *y, int32_t *zero_cut, float *slopes, int64_t rows, int64_t d, int64_t k, int         \
+       threads),                                                                                                     \
+      (x, y, zero_cut, slopes, rows, d, k, threads))                                                                 \
     X(void, gelu_abs_topk_backward,                                                                                  \
-      (const float *dy, const float *x, const float *y, const int32_t *zero_cut, float *dx, int64_t rows, int64_t d, \
-       int threads),                                                                                                 \
-      (dy, x, y, zero_cut, dx, rows, d, threads))                                                                    \
+      (const float *dy, const float *slopes, float *dx, int64_t n, int threads),                                     \
+      (dy, slopes, dx, n, threads))                                                                                  \
     X(void, cross_entropy,                                                                                           \
       (const float *logits, const int64_t *targets, float *losses, float *lse, int64_t rows, int64_t d, int          \
        threads),                                                                                                     \
