@@ -29,9 +29,9 @@
       (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
     X(int, sparse_linear_backward,                                                                                   \
       (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
-       const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \
+       const int32_t *t_starts, const int32_t *t_rows, const int32_t *order, float *dx, float *gradients,            \
        int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
-      (dy, x, starts, columns, values, t_starts, t_rows, t_values, dx, gradients, tokens, d_in, d_out, parts,        \
+      (dy, x, starts, columns, values, t_starts, t_rows, order, dx, gradients, tokens, d_in, d_out, parts,           \
        threads))                                                                                                     \
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \

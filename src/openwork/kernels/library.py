@@ -173,12 +173,10 @@ def sparse_linear_backward(
     """As `openwork.kernels.twins.sparse_linear_backward`."""
     x, parts = x.detach().contiguous(), torch.get_num_threads()
     dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(values)
-    weight, transposed = (starts, columns, values), (t_starts, t_rows, values[order])
-    gradients = torch.empty(parts, n + d_out)
+    gradients, weight = torch.empty(parts, n + d_out), (starts, columns, values, t_starts, t_rows, order)
     sizes = (x.numel() // d_in, d_in, d_out, parts)
-    call("sparse_linear_backward", dy.contiguous(), x, *weight, *transposed, dx, gradients, *sizes)
-    gradient = gradients.sum(0) if parts > 1 else gradients[0]
-    return dx, gradient[:n], gradient[n:]
+    call("sparse_linear_backward", dy.contiguous(), x, *weight, dx, gradients, *sizes)
+    return dx, gradients[0, :n], gradients[0, n:]
 
 
 def adam_step_(parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *numbers: float) -> None:
