@@ -77,6 +77,8 @@
       (logits, targets, lse, dlogits, scale, rows, d, threads))
 
 Fork openwork_fork = nullptr;
+int64_t openwork_seats = 0;
+__thread int64_t openwork_seat = -1;
 
 // GOMP_parallel of the OpenMP runtime that PyTorch uses.
 EXPORT void openwork_set_fork(Fork fork) { openwork_fork = fork; }
