@@ -54,7 +54,9 @@ extern "C" int FUNCTION(gelu_abs_topk)(const float *x, int32_t *y, int32_t *zero
 extern "C" void FUNCTION(gelu_abs_topk_backward)(const float *dy, const float *slopes, float *dx, int64_t n,
                                                  int threads) {
     parallel((n + PART - 1) / PART, threads, [=](int64_t part) {
-        const int64_t end = (part + 1) * PART < n ? (part + 1) * PART : n;
-        for (int64_t i = part * PART; i < end; i++) dx[i] = slopes[i] == 0.0f ? 0.0f : dy[i] * slopes[i];
+        for_vectors(part * PART, (part + 1) * PART < n ? (part + 1) * PART : n, [=](int64_t i, int64_t m) {
+            const Vec slope = some(slopes + i, m);
+            put(dx + i, choose(slope == 0.0f, Vec{}, some(dy + i, m) * slope), m);
+        });
     });
 }
