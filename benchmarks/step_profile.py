@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from openwork.bench.training import stepper
 from openwork.config import number
+from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--density", type=lambda text: number(text, "--density"), default=1 / 64)
     parser.add_argument("--mode", choices=("exact", "fast"), default="fast")
     options = parser.parse_args()
+    keep_freed_memory()
     config = TrainConfig(
         model=ModelConfig(n_layers=options.layers, d_model=options.d_model, n_ctx=256),
         sparsity=SparsityConfig(density=options.density, anneal_start=0, anneal_end=0),

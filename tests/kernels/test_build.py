@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,23 @@ def test_there_is_one_openmp_runtime_and_its_threads_are_used():
 
 def test_all_is_sorted_and_true():
     assert kernels.__all__ == sorted(kernels.__all__) and all(hasattr(kernels, name) for name in kernels.__all__)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept_where_that_was_asked_for():
+    code = """
+import sys, resource, torch, openwork.kernels
+if sys.argv[1] == "kept": openwork.kernels.keep_freed_memory()
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for n in range(12):
+    if n == 2: before = pages()
+    tensors = [torch.zeros(1 << 21) for _ in range(6)]  # 8 MiB each
+    del tensors
+print(pages() - before)
+"""
+    pages = {}
+    for way in ("kept", "given back"):
+        done = subprocess.run([sys.executable, "-c", code, way], capture_output=True, text=True, check=True)
+        pages[way] = int(done.stdout)
+    assert pages["kept"] < pages["given back"] / 4, pages

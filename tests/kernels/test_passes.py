@@ -84,6 +84,19 @@ def test_gelu_and_abs_topk_keep_zeros_and_nan_as_abs_topk_does(name):
 
 
 @compiled
+def test_gelu_and_abs_topk_without_gradients_are_the_same_and_what_was_dropped_passes_nothing_on(name):
+    x, dy = random(9, 70).requires_grad_(), torch.full((9, 70), float("nan"))
+    with engine(name):
+        y = gelu_abs_topk(x, 20)
+        with torch.no_grad():
+            assert torch.equal(gelu_abs_topk(x, 20), y)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        (again,) = torch.autograd.grad(gelu_abs_topk(x, 20), x, torch.ones_like(x))
+    assert torch.equal(dx.isnan(), y != 0) and not dx[y == 0].any()
+    assert torch.equal(again != 0, y != 0)
+
+
+@compiled
 @pytest.mark.parametrize(("rows", "d"), [(1, 1), (3, 15), (5, 16), (40, 2048), (2, 20_001)])
 def test_cross_entropy(name, rows, d):
     logits = (random(rows, d) * 5).requires_grad_()

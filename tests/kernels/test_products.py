@@ -60,6 +60,23 @@ def test_output_and_gradients_are_those_of_a_dense_product(name, tokens, d_in, d
     torch.testing.assert_close(db.double(), dy.double().sum(0), **close)
 
 
+@pytest.mark.skipif(library.library is None, reason="the kernels were not compiled here")
+@pytest.mark.parametrize("threads", [1, 3, 5])
+def test_gradients_are_summed_over_the_threads(threads):
+    w, random, before = sparse(90, 50, 0.1), torch.Generator().manual_seed(1), torch.get_num_threads()
+    x, dy = torch.randn(400, 50, generator=random), torch.randn(400, 90, generator=random)
+    weight = library.compress(w)
+    try:
+        torch.set_num_threads(threads)
+        dx, gradient, db = library.sparse_linear_backward(dy, x, *weight)
+        assert torch.equal(gradient, library.sparse_linear_backward(dy, x, *weight)[1])
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(dx.double(), dy.double() @ w.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient.double(), (dy.double().T @ x.double())[w != 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(db.double(), dy.double().sum(0), rtol=1e-4, atol=1e-4)
+
+
 @every_engine
 @pytest.mark.parametrize("density", [0, 0.02, 0.3, 1])
 @pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(1, 1, 1), (1, 300, 77), (3, 31, 200)])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from openwork.bench.plain import plain_stepper
 from openwork.bench.timing import interleave, peak, times
+from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
@@ -40,6 +41,7 @@ def bench_training(
     Random tokens: speed does not depend on the text. Steps that refresh in fast mode are timed apart and counted
     once in `refresh_every`.
     """
+    keep_freed_memory()  # as `train` does
     shape = ModelConfig(n_layers=layers, d_model=d_model, n_ctx=n_ctx)
     config = TrainConfig(
         model=shape,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from openwork.kernels import library
 from openwork.kernels.adam import adam_step_
+from openwork.kernels.library import keep_freed_memory
 from openwork.kernels.passes import cross_entropy, gelu, gelu_abs_topk, rms_norm
 from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
 from openwork.kernels.selection import abs_topk, keep_topk_
@@ -22,6 +23,7 @@ __all__ = [
     "exact_linear",
     "gelu",
     "gelu_abs_topk",
+    "keep_freed_memory",
     "keep_topk_",
     "native",
     "rms_norm",

@@ -42,11 +42,19 @@ inline void dots(const float *a, int64_t stride, const float *lanes, int64_t pad
     }
 }
 
+// Fetches what the next queries read or (write 1) write while these ones are worked on: rows of one head lie far apart,
+// and no processor sees by itself which comes next.
+template <int WRITE>
+inline void fetch_next(const float *x, const Shape &s, int64_t t) {
+    for (int64_t i = t + QUERIES; i < t + 2 * QUERIES; i++) __builtin_prefetch(x + i * s.stride, WRITE);
+}
+
 // The vectors (D,) of `here` queries from row t on, one below the other; zeros for those that are missing.
 template <int D>
 inline void gather(const float *x, const Shape &s, int64_t t, int64_t here, float *rows) {
     std::memset(rows, 0, sizeof(float) * D * QUERIES);
     for (int64_t i = 0; i < here; i++) std::memcpy(rows + i * D, x + (t + i) * s.stride, sizeof(float) * D);
+    fetch_next<0>(x, s, t);
 }
 
 // p (QUERIES, padded): what each of `here` queries from position t on gives to every key, before division by the
@@ -94,6 +102,7 @@ void forward(const float *q, const float *k, const float *v, float sink, float *
         const int64_t here = queries - t < QUERIES ? queries - t : QUERIES, first = offset + t;
         float top[QUERIES], sums[QUERIES];
         gather<D>(q, s, t, here, rows);
+        fetch_next<1>(y, s, t);
         weigh<D>(rows, k_lanes, s, first, here, sink, p, top, sums);
         Vec out[QUERIES][N] = {};
         for (int64_t j = 0; j <= first; j++)
@@ -138,21 +147,24 @@ inline void weigh_again(const float *rows, const float *dy_rows, const float *k_
 template <int D>
 inline void spread(int first, int64_t begin, int64_t end, const Shape &s, const float *rows, const float *dy_rows,
                    const float *p, const float *ds, const float *k, float *dq, float *dk, float *dv) {
-    Vec q[QUERIES], dy[QUERIES], sums[QUERIES];
-    for (int i = 0; i < QUERIES; i++) q[i] = load(rows + i * D), dy[i] = load(dy_rows + i * D), sums[i] = load(dq + i * D);
-    for (int64_t j = begin; j < end; j++) {
+    Vec rest[QUERIES], sums[QUERIES];
+    for (int i = 0; i < QUERIES; i++) rest[i] = load(rows + i * D), sums[i] = load(dq + i * D);
+    for (int64_t j = begin; j < end; j++) {  // two loops, since the registers do not hold all of q, dy and dq
         const Vec key = load(k + j * s.stride);
-        Vec for_key = load(dk + j * D), for_value = load(dv + j * D);
+        Vec for_key = load(dk + j * D);
         for (int i = first; i < QUERIES; i++) {
             const Vec change = all(ds[i * s.padded + j]);
             sums[i] += change * key;
-            for_key += change * q[i];
-            for_value += all(p[i * s.padded + j]) * dy[i];
+            for_key += change * rest[i];
         }
         store(dk + j * D, for_key);
+    }
+    for (int i = 0; i < QUERIES; i++) store(dq + i * D, sums[i]), rest[i] = load(dy_rows + i * D);
+    for (int64_t j = begin; j < end; j++) {
+        Vec for_value = load(dv + j * D);
+        for (int i = first; i < QUERIES; i++) for_value += all(p[i * s.padded + j]) * rest[i];
         store(dv + j * D, for_value);
     }
-    for (int i = 0; i < QUERIES; i++) store(dq + i * D, sums[i]);
 }
 
 template <int D>
@@ -169,6 +181,7 @@ float backward(const float *dy, const float *q, const float *k, const float *v, 
         float delta[QUERIES] = {}, normal[QUERIES] = {};
         gather<D>(q, s, t, here, rows);
         gather<D>(dy, s, t, here, dy_rows);
+        fetch_next<0>(y, s, t), fetch_next<1>(dq, s, t);
         for (int64_t i = 0; i < here; i++) {
             Vec along = {};
             for (int d = 0; d < D; d += LANES) along += load(dy_rows + i * D + d) * load(y + (t + i) * s.stride + d);

@@ -29,9 +29,9 @@
       (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
     X(int, sparse_linear_backward,                                                                                   \
       (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
-       const int32_t *t_starts, const int32_t *t_rows, const float *t_values, float *dx, float *gradients,           \
+       const int32_t *t_starts, const int32_t *t_rows, const int32_t *order, float *dx, float *gradients,            \
        int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
-      (dy, x, starts, columns, values, t_starts, t_rows, t_values, dx, gradients, tokens, d_in, d_out, parts,        \
+      (dy, x, starts, columns, values, t_starts, t_rows, order, dx, gradients, tokens, d_in, d_out, parts,           \
        threads))                                                                                                     \
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
@@ -61,12 +61,12 @@
       (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
       (dy, x, dx, n, threads))                                                                                       \
     X(int, gelu_abs_topk,                                                                                            \
-      (const float *x, int32_t *y, int32_t *zero_cut, int64_t rows, int64_t d, int64_t k, int threads),              \
-      (x, y, zero_cut, rows, d, k, threads))                                                                         \
+      (const float *x, int32_t *y, int32_t *zero_cut, float *slopes, int64_t rows, int64_t d, int64_t k, int         \
+       threads),                                                                                                     \
+      (x, y, zero_cut, slopes, rows, d, k, threads))                                                                 \
     X(void, gelu_abs_topk_backward,                                                                                  \
-      (const float *dy, const float *x, const float *y, const int32_t *zero_cut, float *dx, int64_t rows, int64_t d, \
-       int threads),                                                                                                 \
-      (dy, x, y, zero_cut, dx, rows, d, threads))                                                                    \
+      (const float *dy, const float *slopes, float *dx, int64_t n, int threads),                                     \
+      (dy, slopes, dx, n, threads))                                                                                  \
     X(void, cross_entropy,                                                                                           \
       (const float *logits, const int64_t *targets, float *losses, float *lse, int64_t rows, int64_t d, int          \
        threads),                                                                                                     \
@@ -77,6 +77,8 @@
       (logits, targets, lse, dlogits, scale, rows, d, threads))
 
 Fork openwork_fork = nullptr;
+int64_t openwork_seats = 0;
+__thread int64_t openwork_seat = -1;
 
 // GOMP_parallel of the OpenMP runtime that PyTorch uses.
 EXPORT void openwork_set_fork(Fork fork) { openwork_fork = fork; }

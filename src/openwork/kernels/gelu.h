@@ -23,15 +23,15 @@ inline Normal normal(Vec x) {
     return {choose(x < 0.0f, tail, 1.0f - tail), bell * 0.39894228f};
 }
 
-[[maybe_unused]] inline Vec gelu_of(Vec x) {
-    const Vec y = x * normal(x).distribution;
-    return choose(x < -1e18f, x * 0.0f, y);  // -inf gives NaN, as in PyTorch
+[[maybe_unused]] inline Vec gelu_of(Vec x, Normal p) {
+    return choose(x < -1e18f, x * 0.0f, x * p.distribution);  // -inf gives NaN, as in PyTorch
 }
 
-[[maybe_unused]] inline Vec gelu_slope(Vec x) {
-    const Normal p = normal(x);
-    return p.distribution + x * p.density;
-}
+[[maybe_unused]] inline Vec gelu_slope(Vec x, Normal p) { return p.distribution + x * p.density; }
+
+[[maybe_unused]] inline Vec gelu_of(Vec x) { return gelu_of(x, normal(x)); }
+
+[[maybe_unused]] inline Vec gelu_slope(Vec x) { return gelu_slope(x, normal(x)); }
 
 // Calls f(place, how many) for all vectors of a range; the last may be partly used.
 template <class F>

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 
 import torch
 from torch import Tensor
 
 from openwork.kernels import build
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
@@ -32,8 +34,8 @@ _SIGNATURES = {
     "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
     "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
-    "gelu_abs_topk": (_INT, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
-    "gelu_abs_topk_backward": (None, [*[_POINTER] * 5, _LONG, _LONG, _INT]),
+    "gelu_abs_topk": (_INT, [*[_POINTER] * 4, _LONG, _LONG, _LONG, _INT]),
+    "gelu_abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
     "cross_entropy": (None, [*[_POINTER] * 4, _LONG, _LONG, _INT]),
     "cross_entropy_backward": (None, [*[_POINTER] * 4, _FLOAT, _LONG, _LONG, _INT]),
     "set_fork": (None, [_POINTER]),
@@ -75,6 +77,18 @@ def _fork() -> ctypes.c_void_p | None:
 
 
 library = load()
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for its next tensors.
+
+    By default glibc gives large blocks back to the system, which then hands every page out anew, cleared: up to a tenth
+    of a training step. Where the C library has no such setting, nothing changes.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that every version takes
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -173,12 +187,10 @@ def sparse_linear_backward(
     """As `openwork.kernels.twins.sparse_linear_backward`."""
     x, parts = x.detach().contiguous(), torch.get_num_threads()
     dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(values)
-    weight, transposed = (starts, columns, values), (t_starts, t_rows, values[order])
-    gradients = torch.empty(parts, n + d_out)
+    gradients, weight = torch.empty(parts, n + d_out), (starts, columns, values, t_starts, t_rows, order)
     sizes = (x.numel() // d_in, d_in, d_out, parts)
-    call("sparse_linear_backward", dy.contiguous(), x, *weight, *transposed, dx, gradients, *sizes)
-    gradient = gradients.sum(0) if parts > 1 else gradients[0]
-    return dx, gradient[:n], gradient[n:]
+    call("sparse_linear_backward", dy.contiguous(), x, *weight, dx, gradients, *sizes)
+    return dx, gradients[0, :n], gradients[0, n:]
 
 
 def adam_step_(parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *numbers: float) -> None:

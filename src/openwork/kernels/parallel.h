@@ -7,21 +7,32 @@
 
 using Fork = void (*)(void (*)(void *), void *, unsigned, unsigned);
 extern "C" __attribute__((visibility("hidden"))) Fork openwork_fork;
+// How many threads have a number, and this thread's; -1 before its first work.
+extern "C" __attribute__((visibility("hidden"))) int64_t openwork_seats;
+extern "C" __attribute__((visibility("hidden"))) __thread int64_t openwork_seat;
 
 namespace {
+
+constexpr int64_t RANGES = 64;
 
 struct Work {
     void (*run)(void *, int64_t);
     void *what;
-    int64_t parts, next;
+    int64_t parts, ranges, next[RANGES];
 };
 
+// A thread begins with its own range of the parts, the same one in every call, and then helps with the others: what it
+// wrote in one call is what it reads in the next, still in its own cache.
 [[maybe_unused]] void take_parts(void *shared) {
     Work *work = static_cast<Work *>(shared);
-    for (;;) {
-        int64_t part = __atomic_fetch_add(&work->next, int64_t(1), __ATOMIC_RELAXED);
-        if (part >= work->parts) return;
-        work->run(work->what, part);
+    if (openwork_seat < 0) openwork_seat = __atomic_fetch_add(&openwork_seats, int64_t(1), __ATOMIC_RELAXED);
+    for (int64_t i = 0; i < work->ranges; i++) {
+        const int64_t range = (openwork_seat + i) % work->ranges, end = work->parts * (range + 1) / work->ranges;
+        for (;;) {
+            const int64_t part = __atomic_fetch_add(&work->next[range], int64_t(1), __ATOMIC_RELAXED);
+            if (part >= end) break;
+            work->run(work->what, part);
+        }
     }
 }
 
@@ -34,8 +45,10 @@ template <class F>
         for (int64_t part = 0; part < parts; part++) f(part);
         return;
     }
-    Work work{[](void *what, int64_t part) { (*static_cast<F *>(what))(part); }, &f, parts, 0};
-    openwork_fork(take_parts, &work, unsigned(parts < threads ? parts : threads), 0);
+    const int64_t takers = parts < threads ? parts : threads, ranges = takers < RANGES ? takers : RANGES;
+    Work work{[](void *what, int64_t part) { (*static_cast<F *>(what))(part); }, &f, parts, ranges, {}};
+    for (int64_t range = 0; range < ranges; range++) work.next[range] = parts * range / ranges;
+    openwork_fork(take_parts, &work, unsigned(takers), 0);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ def gelu_abs_topk(x: Tensor, k: int) -> Tensor:
     """AbsTopK of the GELU of x (..., d), see `openwork.kernels.abs_topk`."""
     if not library.here(x) or not 1 <= k < x.shape[-1]:
         return abs_topk(gelu(x), k)
-    return _GELUAbsTopK.apply(x, k) if torch.is_grad_enabled() else _gelu_abs_topk(x.contiguous(), k)[0]
+    return _GELUAbsTopK.apply(x, k) if torch.is_grad_enabled() else _gelu_abs_topk(x.contiguous(), k, None)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ def _gelu(x: Tensor) -> Tensor:
     return y
 
 
-def _gelu_abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _gelu_abs_topk(x: Tensor, k: int, slopes: Tensor | None) -> Tensor:
     y, zero_cut = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.int32)
-    library.call("gelu_abs_topk", x, y, zero_cut, zero_cut.numel(), x.shape[-1], k)
-    return y, zero_cut
+    library.call("gelu_abs_topk", x, y, zero_cut, slopes, zero_cut.numel(), x.shape[-1], k)
+    return y
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -108,20 +108,20 @@ class _GELU(torch.autograd.Function):
 
 
 class _GELUAbsTopK(torch.autograd.Function):
+    """Saves slopes where entries were kept instead of x: as much memory, and nothing to compute on the way back."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        x = x.contiguous()
-        y, zero_cut = _gelu_abs_topk(x, k)
-        ctx.save_for_backward(x, y, zero_cut)
-        return y
+        slopes = torch.empty(x.shape)
+        ctx.save_for_backward(slopes)
+        return _gelu_abs_topk(x.contiguous(), k, slopes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, y, zero_cut = ctx.saved_tensors
-        dx = torch.empty_like(x)
-        sizes = (zero_cut.numel(), x.shape[-1])
-        library.call("gelu_abs_topk_backward", dy.contiguous(), x, y, zero_cut, dx, *sizes)
+        (slopes,) = ctx.saved_tensors
+        dx = torch.empty_like(slopes)
+        library.call("gelu_abs_topk_backward", dy.contiguous(), slopes, dx, dx.numel())
         return dx, None
 
 

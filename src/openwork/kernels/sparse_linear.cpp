@@ -43,33 +43,41 @@ inline void block_product(const Sparse &w, int64_t rows, const float *lanes, con
     }
 }
 
+// Adds the sum of the n-th vector's lanes to to[n]: as many at a time as there are lanes, which takes a fraction of the
+// exchanges that each alone would.
+struct Sums {
+    float *to;
+    uint32_t n = 0;
+    Vec waiting[LANES] = {};
+
+    void add(Vec v) {
+        waiting[n % LANES] = v;
+        if (++n % LANES == 0) store(to + n - LANES, load(to + n - LANES) + sums(waiting));
+    }
+    void finish() {
+        const Vec last = sums(waiting);
+        for (uint32_t i = 0; i < n % LANES; i++) to[n / LANES * LANES + i] += last[i];
+    }
+};
+
 // gradient[k] += sum over the block's tokens of dy[row of k] * x[column of k], and db[row] += that of dy[row].
 template <int WIDTH>
 inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes, const float *x_lanes, float *gradient,
                            float *db) {
     constexpr int N = WIDTH / LANES;
+    Sums for_weights{gradient}, for_bias{db};
     for (int64_t r = 0; r < rows; r++) {
         Vec dy[N], total = {};
         for (int v = 0; v < N; v++) total += dy[v] = load(dy_lanes + r * WIDTH + v * LANES);
-        if (db) db[r] += sum(total);
-        const int32_t end = w.starts[r + 1];
-        int32_t k = w.starts[r];
-        for (; k + LANES <= end; k += LANES) {
-            Vec parts[LANES];
-            for (int i = 0; i < LANES; i++) {
-                const float *x = x_lanes + int64_t(w.columns[k + i]) * WIDTH;
-                parts[i] = dy[0] * load(x);
-                for (int v = 1; v < N; v++) parts[i] += dy[v] * load(x + v * LANES);
-            }
-            store(gradient + k, load(gradient + k) + sums(parts));
-        }
-        for (; k < end; k++) {
+        for_bias.add(total);
+        for (int32_t k = w.starts[r]; k < w.starts[r + 1]; k++) {
             const float *x = x_lanes + int64_t(w.columns[k]) * WIDTH;
             Vec part = dy[0] * load(x);
             for (int v = 1; v < N; v++) part += dy[v] * load(x + v * LANES);
-            gradient[k] += sum(part);
+            for_weights.add(part);
         }
     }
+    for_weights.finish(), for_bias.finish();
 }
 
 template <int WIDTH>
@@ -129,16 +137,27 @@ extern "C" int FUNCTION(sparse_linear)(const float *x, const int32_t *starts, co
     return forward<4 * LANES>(x, w, bias, y, tokens, d_in, d_out, threads);
 }
 
-// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, in `gradients` (parts, nonzeros + d_out),
-// for each of `parts` ranges of tokens, those of the non-zeros and of the bias. Their sum in order is the gradient.
-// Returns 0, or 1 where there was no memory.
+// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, first in `gradients` (parts, nonzeros +
+// d_out), those of the non-zeros and of the bias, summed in order over `parts` ranges of tokens that have a row each.
+// `order` (nonzeros,) has the places in `values` of the weights sorted by columns. Returns 0, or 1 where there was no
+// memory.
 extern "C" int FUNCTION(sparse_linear_backward)(const float *dy, const float *x, const int32_t *starts,
                                                 const int32_t *columns, const float *values, const int32_t *t_starts,
-                                                const int32_t *t_rows, const float *t_values, float *dx,
+                                                const int32_t *t_rows, const int32_t *order, float *dx,
                                                 float *gradients, int64_t tokens, int64_t d_in, int64_t d_out,
                                                 int64_t parts, int threads) {
-    const Sparse w{starts, columns, values}, t{t_starts, t_rows, t_values};
-    if ((d_in + d_out) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads)
-        return backward<4 * LANES>(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads);
-    return backward<2 * LANES>(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads);
+    const int64_t nonzeros = starts[d_out], stride = nonzeros + d_out;
+    Scratch t_values(stride);
+    if (!t_values.data) return 1;
+    for (int64_t k = 0; k < nonzeros; k++) t_values.data[k] = values[order[k]];
+    const Sparse w{starts, columns, values}, t{t_starts, t_rows, t_values.data};
+    const bool wide = (d_in + d_out) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads;
+    if ((wide ? backward<4 * LANES> : backward<2 * LANES>)(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads))
+        return 1;
+    parallel(parts, threads, [=](int64_t part) {
+        for (int64_t other = 1; other < parts; other++)
+            for (int64_t i = stride * part / parts; i < stride * (part + 1) / parts; i++)
+                gradients[i] += gradients[other * stride + i];
+    });
+    return 0;
 }

@@ -113,7 +113,9 @@ inline void to_lanes(const float *x, int64_t stride, int64_t tokens, int64_t d, 
         for (int64_t c = 0; c < d; c += LANES) {
             const int64_t width = d - c < LANES ? d - c : LANES;
             if (width == LANES && t + LANES <= tokens) {
-                for (int i = 0; i < LANES; i++) rows[i] = load(x + (t + i) * stride + c);
+                for (int i = 0; i < LANES; i++) {
+                    rows[i] = load(x + (t + i) * stride + c);
+                }
             } else {
                 for (int i = 0; i < LANES; i++)
                     rows[i] = t + i < tokens ? load_first(x + (t + i) * stride + c, width) : Vec{};
@@ -132,7 +134,10 @@ inline void from_lanes(const float *lanes, int64_t n, int64_t tokens, float *y, 
         transpose(rows);
         const int64_t end = tokens - t < LANES ? tokens - t : LANES;
         if (n == LANES)
-            for (int64_t i = 0; i < end; i++) store(y + (t + i) * stride, rows[i]);
+            for (int64_t i = 0; i < end; i++) {
+                store(y + (t + i) * stride, rows[i]);
+                __builtin_prefetch(y + (t + i) * stride + LANES, 1);  // written next: no processor sees that by itself
+            }
         else
             for (int64_t i = 0; i < end; i++) std::memcpy(y + (t + i) * stride, &rows[i], size_t(n) * sizeof(float));
     }

@@ -26,6 +26,7 @@ from torch import Tensor
 from openwork.config import to_dict
 from openwork.corpus import Corpus
 from openwork.errors import UserError
+from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
 from openwork.models import check_corpus, save_model
 from openwork.sparsity import (
@@ -140,6 +141,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     if (out / "manifest.json").exists():
         raise UserError(f"{out} holds a corpus; give another directory for the model")
     _check_fit(corpus, config, device)
+    keep_freed_memory()
     model = Transformer(config.model, seed=config.seed).to(device)
     quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
     model.tokenizer = corpus.tokenizer
