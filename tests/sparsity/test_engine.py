@@ -91,6 +91,7 @@ def test_weights_that_a_run_brings_are_never_taken_for_those_of_an_earlier_run()
         weight = torch.zeros(64, 64)
         weight[i % 64] = float(i + 1)
         found = torch.func.functional_call(layer, {"weight": weight}, x)
-        torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, linear.bias))
+        wanted = torch.nn.functional.linear(x, weight, linear.bias)
+        torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-5)  # another's weights are off by 1 and more
         del weight
     torch.testing.assert_close(layer(x), linear(x))
