@@ -68,7 +68,8 @@ def print_table(title: str, numbers: dict[str, Any]) -> None:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=title)
+    columns = [Column(name, overflow="fold", no_wrap=i == 0) for i, name in enumerate(rows[0])]
+    table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     console.print(table)
