@@ -32,6 +32,11 @@ def test_rms_norm(name, shape):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_rms_norm_is_the_same_function_in_every_type():
+    x, weight = 1e-4 * torch.randn(4, 20), torch.rand(20)
+    torch.testing.assert_close(rms_norm(x.double(), weight.double()).float(), rms_norm(x, weight))
+
+
 @compiled
 def test_rms_norm_of_zeros_and_of_what_is_not_finite(name):
     x = torch.tensor([[0.0] * 20, [float("nan")] + [1.0] * 19, [float("inf")] + [1.0] * 19])

@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., d) over the root of its mean square, times weight (d,)."""
     if library.here(x, weight):
         return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
-    return F.rms_norm(x, weight.shape, weight)
+    return F.rms_norm(x, weight.shape, weight, EPS)  # PyTorch's own would be another for every type
 
 
 def gelu(x: Tensor) -> Tensor:
