@@ -9,8 +9,8 @@ WIDTH = 120
 
 
 def number(x: float) -> str:
-    """`x` with seven digits, about what float32 has."""
-    return f"{x:.7g}"
+    """`x` with nine digits: every float32 to the bit."""
+    return f"{x:.9g}"
 
 
 def total(terms: Iterable[str], constant: float) -> str:

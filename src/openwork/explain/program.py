@@ -2,11 +2,13 @@
 
 Nothing is approximated. What lies outside the circuit is a constant; what tokens alone decide is looked up in a table
 of the task's tokens; and where AbsTopK lets a node keep its value only if it is large enough, the program says among
-which others. The program is run against the circuit before it is handed out.
+which others. The program is run against the circuit, in float64, before it is handed out.
 """
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from textwrap import indent, wrap
 from typing import Any
 
@@ -37,7 +39,7 @@ def write_program(circuit: Circuit, model: Transformer, task: Task) -> tuple[str
     """
     check_circuit(circuit, task)
     refuse_unknowable(model.config)
-    circuit = bind(circuit, model)
+    circuit, model = _in_float64(circuit, model)
     splits = {split: task.pairs(split, circuit.n_pairs) for split in ("validation", "held_out")}
     tokens = tokens_of(splits.values())
     lines = Lines(circuit, model, tokens)
@@ -55,6 +57,13 @@ def write_program(circuit: Circuit, model: Transformer, task: Task) -> tuple[str
         "lines_of_code": text.partition("\n# Tables")[0].count("\n"),
         "differs": differences,
     }
+
+
+def _in_float64(circuit: Circuit, model: Transformer) -> tuple[Circuit, Transformer]:
+    """Both in float64: a calibration that multiplies by 20 would multiply what float32 rounds, too."""
+    model = copy.deepcopy(model).double()
+    values = {site: value.double() for site, value in circuit.ablation_values.items()}
+    return bind(replace(circuit, ablation_values=values), model), model
 
 
 @torch.no_grad()
