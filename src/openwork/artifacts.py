@@ -237,14 +237,18 @@ class Circuit:
         Raises:
             UserError: `task` is not the one that the circuit was found for, or has other templates or names.
         """
+        self.check_task(task)
+        pairs = task.pairs("validation", self.n_pairs)
+        with torch.no_grad():
+            return float(pairs.loss(self(pairs.flat), self.scale, self.shift))
+
+    def check_task(self, task: Poses) -> None:
+        """Raise a `UserError` if `task` is not the one that the circuit was found for."""
         if task.hash != self.task_hash:
             raise UserError(
                 f"this circuit is of task {self.task} ({self.task_hash[:12]}), not of {task.name} ({task.hash[:12]}); "
                 "give its own task, or prune again"
             )
-        pairs = task.pairs("validation", self.n_pairs)
-        with torch.no_grad():
-            return float(pairs.loss(self(pairs.flat), self.scale, self.shift))
 
     def _model(self) -> Runs:
         if self.model is None:

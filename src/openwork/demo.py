@@ -114,7 +114,7 @@ def run_pretrained(out: Path, *, console: Console, open_page: bool) -> dict[str,
         model = load_model(source)
         task = tasks.get(TASK, model.tokenizer)
         circuit = load_circuit(source / "circuits" / f"{TASK}.circuit", model)
-        circuit.loss(task)  # refuses another task's
+        circuit.check_task(task)
         card = load_card(source / "circuits" / f"{TASK}.card.json")
         circuit.save(out / f"{TASK}.circuit")
         card.save(out / "card.json")
@@ -155,7 +155,7 @@ def _circuit(model: Transformer, task: tasks.Task, config: DemoConfig, path: Pat
             found = prune(model, task, seed=config.train.seed, seeds=config.seeds, config=config.prune, report=report)
         found.save(path)
     circuit = load_circuit(path, model)
-    circuit.loss(task)  # refuses another task's
+    circuit.check_task(task)
     return circuit
 
 

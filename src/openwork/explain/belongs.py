@@ -10,11 +10,7 @@ from openwork.tasks import Task
 
 def check_circuit(circuit: Circuit, task: Task) -> None:
     """Raise a `UserError` if the circuit is of another task, or replaces channels of the final stream."""
-    if task.hash != circuit.task_hash:
-        raise UserError(
-            f"the circuit is of task {circuit.task} ({circuit.task_hash[:12]}), not of {task.name} ({task.hash[:12]}); "
-            "give its own task"
-        )
+    circuit.check_task(task)
     if FINAL_SITE in circuit.ablation_values:  # released circuits may
         raise UserError(
             f"the circuit replaces channels of {FINAL_SITE}, which cannot be told as text; show it with openwork view, "

@@ -33,7 +33,7 @@ def verify(
     """
     if circuit.model is None:
         raise UserError("this circuit has no model to run on; open it with load_circuit(path, model)")
-    circuit.loss(task)
+    circuit.check_task(task)
     model = cast(Transformer, circuit.model)
     validation, held_out = task.pairs("validation", n_pairs), task.pairs("held_out", n_pairs)
     other = "zero" if circuit.ablation == "mean" else "mean"
