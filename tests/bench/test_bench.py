@@ -94,3 +94,12 @@ def test_the_last_line_is_the_json_that_the_file_has(arguments, tmp_path, monkey
     done = CliRunner().invoke(app, ["bench", *arguments, "--rounds", "1", "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads((tmp_path / "out.json").read_text())
+
+
+SIZES = [("infer", "--rounds", "0"), ("kernels", "--rounds", "0"), ("topk", "--d-model", "-1")]
+
+
+@pytest.mark.parametrize("asked", SIZES)
+def test_sizes_below_one_are_refused_before_anything_is_timed(asked):
+    done = CliRunner().invoke(app, ["bench", *asked])
+    assert done.exit_code == 2 and "greater than or equal to 1" in done.output

@@ -12,16 +12,22 @@ from openwork.cli.options import Json
 from openwork.cli.output import console, print_rows, write_json
 
 bench = typer.Typer(help="Measure speed: interleaved runs, medians and ratios.")
+Layers = Annotated[int, typer.Option(min=1, help="Layers.")]
+Width = Annotated[int, typer.Option(min=1, help="Width of the residual stream.")]
+Density = Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")]
+Context = Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of a step.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
 
 
 @bench.command("train")
 def bench_train(
-    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
-    d_model: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
-    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/64.")] = "1/64",
-    context: Annotated[int, typer.Option(min=1, help="Tokens per sequence.")] = 256,
+    layers: Layers = 4,
+    d_model: Width = 256,
+    density: Density = "1/64",
+    context: Context = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each way.")] = 7,
+    rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
     """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
@@ -43,11 +49,11 @@ def bench_train(
 
 @bench.command("infer")
 def bench_infer(
-    layers: Annotated[int, typer.Option(help="Layers.")] = 2,
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 2048,
-    density: Annotated[str, typer.Option(help="Fraction of weights that are not zero, such as 1/256.")] = "1/256",
-    context: Annotated[int, typer.Option(help="Tokens of a context.")] = 256,
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    layers: Layers = 2,
+    d_model: Width = 2048,
+    density: Density = "1/256",
+    context: Context = 256,
+    rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
     """Inference, one token at a time and whole contexts, beside dense PyTorch."""
@@ -67,8 +73,8 @@ def bench_infer(
 
 @bench.command("kernels")
 def bench_kernels_command(
-    tokens: Annotated[int, typer.Option(help="Tokens of a product.")] = 1024,
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    tokens: Tokens = 1024,
+    rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
     """Sparse products: times faster than dense PyTorch by shape and density, and from which density on."""
@@ -84,9 +90,9 @@ def bench_kernels_command(
 
 @bench.command("topk")
 def bench_topk_command(
-    d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 1024,
-    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 1024,
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 7,
+    d_model: Width = 1024,
+    tokens: Tokens = 1024,
+    rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
     """Both selections: of activations and of weights, beside torch.topk."""
