@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from openwork.pruning.calibration import calibrate, calibrated_losses, losses
 from openwork.pruning.gates import StepGate, gate_of_node
-from openwork.pruning.minimal import fewest
+from openwork.pruning.minimal import _in_turn, fewest
 from openwork.pruning.universe import Universe
 
 
@@ -94,3 +96,16 @@ def test_the_step_gate_has_the_sigmoids_derivative():
     gate.sum().backward()
     s = torch.sigmoid(tau.detach())
     torch.testing.assert_close(tau.grad, s * (1 - s))
+
+
+@pytest.mark.parametrize("needed", [(2, 7), (0,), (9,), (0, 1, 2, 3, 9)])
+def test_taken_in_turn_everything_goes_that_can(needed):
+    without = 1 - torch.eye(10)
+    judge: Any = SimpleNamespace(losses=losses_needing(set(needed)))
+    left = _in_turn(judge, torch.ones(10), without, 0.5)
+    assert left is not None and left.nonzero().flatten().tolist() == list(needed)
+
+
+def test_taken_in_turn_nothing_goes_where_all_is_needed():
+    judge: Any = SimpleNamespace(losses=losses_needing(set(range(10))))
+    assert _in_turn(judge, torch.ones(10), 1 - torch.eye(10), 0.5) is None

@@ -57,7 +57,7 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
             without = _reaching(inner, trials, left, loss, target)
         else:
             without = _estimated(inner, left)
-        shorter = (_fewest if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
+        shorter = (_in_turn if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
         if shorter is None:
             if exact and every:
                 return torch.zeros_like(edge).index_put((places,), left)
@@ -106,7 +106,7 @@ def _fewer(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor
     return None
 
 
-def _fewest(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
+def _in_turn(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
     """The circuit less what as many of `without` lack as the loss allows, taken in turn: many at once, then fewer."""
     left, at, together = edge, 0, len(without) // 4 + 1
     while at < len(without):
