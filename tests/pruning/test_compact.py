@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.pruning.planted import PlantedTask
@@ -9,7 +11,9 @@ from tests.pruning.planted import PlantedTask
 from openwork.artifacts import Circuit
 from openwork.model import ModelConfig, Transformer, node_sites
 from openwork.pruning.compact import Compact
+from openwork.pruning.judge import Judge
 from openwork.pruning.universe import Universe
+from openwork.tasks import Pairs
 
 WIRINGS = [
     {},
@@ -24,6 +28,11 @@ WIRINGS = [
     {"positions": "concatenated", "norm": "layer", "activation": "gelu_tanh", "activation_fraction": 0.55},
     {"sparse_sites": ("resid_mid", "resid_out", "mlp.act_in"), "activation_fraction": 0.7},
 ]
+
+
+def pairs_of_any_length() -> Pairs:
+    """Six pairs whose answers are due at different positions."""
+    return replace(PlantedTask().pairs("train", 6), last=torch.tensor([8, 3, 8, 5, 0, 7]))
 
 
 def random_model(**wiring) -> Transformer:
@@ -80,7 +89,7 @@ def setting(wiring, share=3):
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)
 def test_it_answers_as_the_circuit_does(wiring, share):
     model, universe, values, edges = setting(wiring, share)
-    pairs = PlantedTask().pairs("train", 6)
+    pairs = pairs_of_any_length()
     compact = Compact(model, universe, values, pairs)
     edges = universe.supplied(edges)
     found = compact.differences(universe.ends(edges), edges)
@@ -90,9 +99,22 @@ def test_it_answers_as_the_circuit_does(wiring, share):
         torch.testing.assert_close(differences, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("wiring", WIRINGS, ids=str)
+def test_circuits_that_are_long_alike_answer_as_each_alone(wiring):
+    """What is alike runs once: the circuit without each edge, in any order, in batches and one by one."""
+    model, universe, values, edges = setting(wiring, share=8)
+    judge = Judge(model, universe, values, pairs_of_any_length())
+    without = edges[2].repeat(universe.n_edges, 1).fill_diagonal_(0)
+    without = without[torch.randperm(len(without), generator=torch.Generator().manual_seed(4))]
+    alone = torch.cat([judge.differences(edge[None]) for edge in without])
+    for judge.chunk in (3, len(without)):
+        torch.testing.assert_close(judge.differences(without), alone, atol=1e-5, rtol=1e-5)
+    assert (alone != alone[0]).any()
+
+
 def test_some_pairs_give_the_same_answers_as_among_all():
     model, universe, values, edges = setting({})
-    compact = Compact(model, universe, values, PlantedTask().pairs("train", 6))
+    compact = Compact(model, universe, values, pairs_of_any_length())
     which = torch.tensor([4, 1])
     some = compact.differences(universe.ends(edges), edges, which)
     torch.testing.assert_close(some, compact.differences(universe.ends(edges), edges)[:, which])
@@ -100,7 +122,7 @@ def test_some_pairs_give_the_same_answers_as_among_all():
 
 def test_a_part_of_the_universe_gives_the_same_answers():
     model, universe, values, edges = setting({})
-    pairs = PlantedTask().pairs("train", 6)
+    pairs = pairs_of_any_length()
     edge = edges[2] * edges[3]
     part, _, chosen = universe.part(model, universe.ends(edge[None])[0])
     inner = edge[chosen][None]
@@ -120,7 +142,7 @@ def test_the_universe_has_every_weight_between_its_nodes():
 
 def test_gradients_reach_the_gates_of_nodes_and_edges():
     model, universe, values, edges = setting({})
-    compact = Compact(model, universe, values, PlantedTask().pairs("train", 6))
+    compact = Compact(model, universe, values, pairs_of_any_length())
     node, edge = torch.ones(1, universe.n_nodes, requires_grad=True), edges[:1].clone().requires_grad_()
     compact.differences(node, edge).square().sum().backward()
     assert (node.grad != 0).any() and (edge.grad != 0).any()

@@ -11,7 +11,7 @@ import torch
 
 from openwork.pruning.calibration import calibrate, calibrated_losses, losses
 from openwork.pruning.gates import StepGate, gate_of_node
-from openwork.pruning.minimal import _in_turn, fewest
+from openwork.pruning.minimal import _in_turn, eliminate, fewest
 from openwork.pruning.universe import Universe
 
 
@@ -109,3 +109,16 @@ def test_taken_in_turn_everything_goes_that_can(needed):
 def test_taken_in_turn_nothing_goes_where_all_is_needed():
     judge: Any = SimpleNamespace(losses=losses_needing(set(range(10))))
     assert _in_turn(judge, torch.ones(10), 1 - torch.eye(10), 0.5) is None
+
+
+def test_what_could_not_go_before_is_tried_again_at_the_end():
+    """Edge 0 can go only after edge 1; edge 1 and edge 3 can go alone, but not both, so that the second round is in
+    vain; edge 2 is needed."""
+
+    def losses_of(edges):
+        return torch.tensor([0.0 if e[2] and (e[1] or e[3]) and (e[0] or not e[1]) else 1.0 for e in edges])
+
+    universe = SimpleNamespace(source=torch.arange(4), target=torch.arange(4, 8))
+    judge: Any = SimpleNamespace(losses=losses_of, universe=universe)
+    judge.within = lambda edge: (judge, edge, torch.arange(4))
+    assert eliminate(judge, torch.ones(4), 0.5).tolist() == [0, 0, 1, 1]

@@ -2,8 +2,8 @@
 
 Only some nodes are of interest, the *universe*: of each matrix their rows and columns are taken, and all else is a
 constant, worked out once. The cost follows the universe, not the model. Many circuits within it run as one batch; each
-has gates (between 0 and 1) on nodes and on edges. What a circuit computes is defined by `Circuit.run`; this is the same
-function, to rounding, of the answers alone.
+has gates (between 0 and 1) on nodes and on edges. As far as all are alike they run as one: M is then 1. What a circuit
+computes is defined by `Circuit.run`; this is the same function, to rounding, of the answers alone.
 
 Shapes: M circuits, B prompts, T positions, n nodes of a site in the universe, S channels of the residual stream that
 any node reads or writes.
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from openwork.model import Transformer, matrices
 from openwork.model.transformer import Block
-from openwork.pruning.stages import Stage, Stream
+from openwork.pruning.stages import Stage, alike
+from openwork.pruning.stream import Stream
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
@@ -41,43 +42,51 @@ class Compact:
             which: numbers of the pairs to run; None: all.
         """
         stream = self.stream.at(which)
-        x = stream.embedded.expand(len(node), -1, -1, -1)
+        x = stream.embedded[None]
         for layer in range(self.model.config.n_layers):
             for block, site in ((self._attention, f"{layer}.attn"), (self._mlp, f"{layer}.mlp")):
                 delta = self._delta(f"{site}.act_in", stream.read(x, site), node)
-                x = stream.written(x, block(site, delta, node, edge), site)
-        return stream.answers(x)
+                x = stream.written(x, block(stream, site, delta, node, edge), site)
+        return stream.answers(x).expand(len(node), -1, -1)
 
-    def _attention(self, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
+    def _attention(self, stream: Stream, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
         """What the heads write, (M, B, T, n), given `delta` (M, B, T, n) of what they read."""
         q, k, v = (self.stages[f"{site}.{part}"](delta, node, edge) for part in "qkv")
-        q, k = self._gated(f"{site}.q", q, node), self._gated(f"{site}.k", k, node)
+        q, k = stream.asking(self._gated(f"{site}.q", q, node), site), self._gated(f"{site}.k", k, node)
         heads, moved = (self.universe.kept[f"{site}.{part}"] // self.model.config.d_head for part in "qv")
         if len(moved):
-            outside = self._scores_outside(site)
+            outside, hidden = self._scores_outside(site), stream.hidden(site)
             patterns = {
-                h: self._pattern(site, h, q[..., heads == h], k[..., heads == h], outside[h])
+                h: self._pattern(site, h, q[..., heads == h], k[..., heads == h], outside[h], hidden)
                 for h in moved.unique().tolist()
             }
-            v = torch.cat([pattern @ v[..., moved == h] for h, pattern in patterns.items()], -1)
+            parts = [pattern @ v[..., moved == h] for h, pattern in patterns.items()]
+            most = max(map(len, parts))
+            v = torch.cat([part.expand(most, -1, -1, -1) for part in parts], -1)
+        else:
+            v = stream.asking(v, site)
         out = self.stages[f"{site}.resid_delta"](self._delta(f"{site}.v", v, node), node, edge)
         return self._gated(f"{site}.resid_delta", out, node)
 
-    def _mlp(self, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
+    def _mlp(self, stream: Stream, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
         """What the neurons write, (M, B, T, n), given `delta` (M, B, T, n) of what they read."""
         neurons = self.stages[f"{site}.post_act"](delta, node, edge)
         out = self.stages[f"{site}.resid_delta"](self._delta(f"{site}.post_act", neurons, node), node, edge)
         return self._gated(f"{site}.resid_delta", out, node)
 
-    def _pattern(self, site: str, head: int, q: Tensor, k: Tensor, constant: Tensor) -> Tensor:
+    def _pattern(self, site: str, head: int, q: Tensor, k: Tensor, constant: Tensor, hidden: Tensor) -> Tensor:
         """The pattern (M, B, query, key) of one head, from its channels in the universe, (M, B, T, n)."""
         sink = cast(Block, self.model.blocks[int(site.partition(".")[0])]).attn.sink
+        if not q.shape[-1]:
+            q, k = q[:1], k[:1]  # the same in all circuits
         scores = (q @ k.transpose(-1, -2) + constant) * self.model.config.d_head**-0.5
-        length = scores.shape[-1]
-        scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -torch.inf)
+        scores = scores.masked_fill(hidden, -torch.inf)
         if sink is None:
             return scores.softmax(-1)
-        return (scores - torch.logaddexp(scores.logsumexp(-1), sink.detach()[head])[..., None]).exp()
+        sink = sink.detach()[head]
+        largest = scores.detach().amax(-1, keepdim=True).maximum(sink)
+        weights = (scores - largest).exp()
+        return weights / (weights.sum(-1, keepdim=True) + (sink - largest).exp())
 
     def _scores_outside(self, site: str) -> Tensor:
         """For each head, what the q and k channels outside the universe add to every score, before scaling."""
@@ -87,7 +96,7 @@ class Compact:
 
     def _delta(self, site: str, x: Tensor, node: Tensor) -> Tensor:
         """gate * (x - ablation value), of x (M, B, T, n)."""
-        gate = node[:, None, None, self.universe.nodes[site]]
+        gate = alike(node[:, self.universe.nodes[site]])[:, None, None]
         return gate * (x - self.values[site][self.universe.kept[site]])
 
     def _gated(self, site: str, x: Tensor, node: Tensor) -> Tensor:

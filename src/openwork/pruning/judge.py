@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.model import Transformer
@@ -14,8 +15,8 @@ from openwork.pruning.compact import Compact
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
-AT_ONCE = 2e7
-"""Numbers per tensor that one batch of circuits may take."""
+AT_ONCE = 2e6
+"""Numbers per tensor that one batch of circuits may take: as many as stay in the cache."""
 
 
 class Judge:
@@ -30,9 +31,12 @@ class Judge:
     @torch.no_grad()
     def differences(self, edge: Tensor) -> Tensor:
         """Logit differences A - B (M, pair, 2) of the circuits edge (M, edges)."""
+        if not len(edge):
+            return torch.zeros(0, *self.pairs.right.shape)
         edge = self.universe.supplied(edge)
-        parts = [self.compact.differences(self.universe.ends(part), part) for part in edge.split(self.chunk)]
-        return torch.cat(parts)
+        order = _first_difference(edge).argsort(stable=True)  # what is long alike stands together, and runs as one
+        parts = [self.compact.differences(self.universe.ends(part), part) for part in edge[order].split(self.chunk)]
+        return torch.cat(parts)[order.argsort()]
 
     def losses(self, edge: Tensor) -> Tensor:
         """Calibrated losses (M,) in nats of the circuits edge (M, edges)."""
@@ -50,3 +54,8 @@ class Judge:
         number here of each edge there."""
         part, _, edges = self.universe.part(self.model, self.universe.ends(edge[None])[0])
         return Judge(self.model, part, self.values, self.pairs), edge[edges], edges.nonzero().squeeze(1)
+
+
+def _first_difference(edge: Tensor) -> Tensor:
+    """(M,): at which edge each circuit first differs from the first one; behind the last edge where it does not."""
+    return F.pad((edge != edge[0]).float(), (0, 1), value=1.0).argmax(1)
