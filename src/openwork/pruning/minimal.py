@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,19 @@ def fewest(ranking: Tensor, losses_of: Callable[[Tensor], Tensor], target: float
     return enough
 
 
+def roughly(judge: Judge, edge: Tensor, target: float, report: Report = lambda edges, loss: None) -> Tensor:
+    """Close edges of the circuit edge (edges,) that gradients call the least needed, while it has more than `EXACT` and
+    its loss is at most `target`."""
+    circuit = _Inner.of(judge, edge)
+    while circuit.edge.sum() > EXACT:
+        report(int(circuit.edge.sum()), float(circuit.loss()))
+        shorter = _fewer(circuit.judge, circuit.edge, _estimated(circuit.judge, circuit.edge), target)
+        if shorter is None:
+            break
+        circuit, _ = circuit.shrunk(shorter)
+    return circuit.outer()
+
+
 def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda edges, loss: None) -> Tensor:
     """Close edges of the circuit edge (edges,), the least needed first, as long as its loss is at most `target`.
 
@@ -46,28 +60,47 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
     the loss allows that; where there are still many, as many as one round of trials allows. What could not go before is
     tried again only when nothing else can. As the circuit shrinks, so does the universe in which it runs.
     """
-    exact, trials, (inner, left, places) = False, None, judge.within(edge)
+    circuit, trials = _Inner.of(judge, roughly(judge, edge, target, report)), None
     while True:
-        loss = inner.losses(left[None])[0]
+        inner, left, loss = circuit.judge, circuit.edge, circuit.loss()
         report(int(left.sum()), float(loss))
-        exact = exact or left.sum() <= EXACT
         every = trials is None
-        if exact:
-            trials = _every(inner, left) if trials is None else trials
-            without = _reaching(inner, trials, left, loss, target)
-        else:
-            without = _estimated(inner, left)
-        shorter = (_in_turn if exact and left.sum() > EXACT else _fewer)(inner, left, without, target)
-        if shorter is None:
-            if exact and every:
-                return torch.zeros_like(edge).index_put((places,), left)
-            exact, trials = True, None
-            continue
-        left = shorter
-        trials = _differing(without * left, left) if exact else None
-        if left.sum() < len(left) / 2:
-            inner, left, kept = inner.within(left)
-            places, trials = places[kept], None if trials is None else trials[:, kept]
+        without = _reaching(inner, _every(inner, left) if trials is None else trials, left, loss, target)
+        shorter = (_in_turn if left.sum() > EXACT else _fewer)(inner, left, without, target)
+        if shorter is None and every:
+            return circuit.outer()
+        trials = None
+        if shorter is not None:
+            circuit, kept = circuit.shrunk(shorter)
+            trials = _differing((without * shorter)[:, kept], circuit.edge)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """A circuit, edge (edges,), in a universe that shrinks with it, and where its edges stand in the outer one."""
+
+    judge: Judge
+    edge: Tensor
+    places: Tensor
+    n_outer: int
+
+    @classmethod
+    def of(cls, judge: Judge, edge: Tensor) -> _Inner:
+        return cls(*judge.within(edge), len(edge))
+
+    def loss(self) -> Tensor:
+        return self.judge.losses(self.edge[None])[0]
+
+    def shrunk(self, edge: Tensor) -> tuple[_Inner, Tensor]:
+        """The circuit `edge` of this universe, in a smaller one where more than half of this one is closed; and which
+        edges of this one are left there."""
+        if edge.sum() >= len(edge) / 2:
+            return replace(self, edge=edge), torch.arange(len(edge))
+        judge, inner, kept = self.judge.within(edge)
+        return _Inner(judge, inner, self.places[kept], self.n_outer), kept
+
+    def outer(self) -> Tensor:
+        return torch.zeros(self.n_outer).index_put((self.places,), self.edge)
 
 
 def _estimated(judge: Judge, edge: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ shortlist nodes by gradients of the whole model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.halving import learn_edges, learn_nodes
 from openwork.pruning.judge import Judge
-from openwork.pruning.minimal import eliminate
+from openwork.pruning.minimal import EXACT, eliminate, roughly
 from openwork.pruning.problem import QUICK_PAIRS, Problem, Report, ablation_values, build, frozen
 from openwork.pruning.universe import Universe
 from openwork.tasks import Task
@@ -29,6 +30,8 @@ from openwork.tasks import Task
 MOST_CANDIDATES = 4096
 CROSSINGS = 4
 """Unions of two circuits that are tried, as long as each gives a smaller one."""
+TOO_LARGE = 1.5
+"""Times the smallest one: a start so large after a rough clean-up is given up."""
 AIMS = (1.0, 0.9, 0.8, 0.65)
 """Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
@@ -107,7 +110,8 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
     """
     circuits = [build(problem, judge, start.edge, start.seed) for start in starts]
     for aim in AIMS:
-        ends = [end for start in starts if (end := _cleaned_up(problem, judge, start, aim))]
+        worth_while = _worth_while(problem, judge, starts, aim)
+        ends = [end for start in worth_while if (end := _cleaned_up(problem, judge, start, aim))]
         for _ in range(CROSSINGS):
             ends.sort(key=lambda end: _size(judge, end))
             if len(ends) < 2:
@@ -123,8 +127,22 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
     return circuits
 
 
+def _worth_while(problem: Problem, judge: Judge, starts: list[Start], aim: float) -> list[Start]:
+    """Those of `starts` that reach `aim`, roughly cleaned up, but for large ones far from the smallest of their seed.
+
+    To try every edge of these would cost most of the time, and does not bring them near it.
+    """
+    rough = [end for start in starts if (end := _cleaned_up(problem, judge, start, aim, by=roughly))]
+    least = {seed: min(_n_edges(start) for start in rough if start.seed == seed) for seed in {s.seed for s in rough}}
+    return [start for start in rough if _n_edges(start) <= max(EXACT, TOO_LARGE * least[start.seed])]
+
+
+def _n_edges(start: Start) -> float:
+    return float(start.edge.sum())
+
+
 def _size(judge: Judge, end: Start) -> tuple[float, float]:
-    return float(end.edge.sum()), float(judge.universe.ends(end.edge[None]).sum())
+    return _n_edges(end), float(judge.universe.ends(end.edge[None]).sum())
 
 
 def _next(ends: list[Start]) -> Start:
@@ -132,7 +150,9 @@ def _next(ends: list[Start]) -> Start:
     return next((end for end in ends if not torch.equal(end.edge, ends[0].edge)), ends[0])
 
 
-def _cleaned_up(problem: Problem, judge: Judge, start: Start, aim: float) -> Start | None:
+def _cleaned_up(
+    problem: Problem, judge: Judge, start: Start, aim: float, by: Callable[..., Tensor] = eliminate
+) -> Start | None:
     """What is left of `start` at `aim` times the target; None if it does not reach that itself."""
 
     def report(size: int, loss: float) -> None:
@@ -141,7 +161,7 @@ def _cleaned_up(problem: Problem, judge: Judge, start: Start, aim: float) -> Sta
     aim *= problem.config.target
     if judge.losses(start.edge[None])[0] > aim:
         return None
-    return Start(start.seed, eliminate(judge, start.edge, aim, report))
+    return replace(start, edge=by(judge, start.edge, aim, report))
 
 
 def _told(circuit: Circuit) -> dict[str, Any]:
