@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from openwork import cli
 from openwork.artifacts import load_card, load_tensors, save_tensors
+from openwork.cli import output
 from openwork.cli.output import write_json
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
@@ -648,3 +650,9 @@ def test_too_little_memory_is_one_line(openwork, monkeypatch):
 
     monkeypatch.setattr("openwork.tasks.survey.list_tasks", greedy)
     assert "too little memory" in openwork("tasks").line()
+
+
+def test_the_names_of_rows_are_never_broken(monkeypatch, capsys):
+    monkeypatch.setattr(output, "console", Console(width=40))
+    output.print_rows("", [{"task": "set_or_string_fixedvarname", "loss": 0.25, "what": "a long column to fold here"}])
+    assert "set_or_string_fixedvarname" in capsys.readouterr().out
