@@ -5,8 +5,8 @@ constant, worked out once. The cost follows the universe, not the model. Many ci
 has gates (between 0 and 1) on nodes and on edges. As far as all are alike they run as one: M is then 1. What a circuit
 computes is defined by `Circuit.run`; this is the same function, to rounding, of the answers alone.
 
-Shapes: M circuits, B prompts, T positions, n nodes of a site in the universe, S channels of the residual stream that
-any node reads or writes.
+Shapes: M circuits, P packed tokens of B prompts of T positions, n nodes of a site in the universe, S channels of the
+residual stream that any node reads or writes.
 """
 
 from __future__ import annotations
@@ -50,37 +50,40 @@ class Compact:
         return stream.answers(x).expand(len(node), -1, -1)
 
     def _attention(self, stream: Stream, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
-        """What the heads write, (M, B, T, n), given `delta` (M, B, T, n) of what they read."""
+        """What the heads write, (M, P, n), given `delta` (M, P, n) of what they read."""
         q, k, v = (self.stages[f"{site}.{part}"](delta, node, edge) for part in "qkv")
-        q, k = stream.asking(self._gated(f"{site}.q", q, node), site), self._gated(f"{site}.k", k, node)
+        q, k = self._gated(f"{site}.q", q, node), self._gated(f"{site}.k", k, node)
         heads, moved = (self.universe.kept[f"{site}.{part}"] // self.model.config.d_head for part in "qv")
-        if len(moved):
-            outside, hidden = self._scores_outside(site), stream.hidden(site)
-            patterns = {
-                h: self._pattern(site, h, q[..., heads == h], k[..., heads == h], outside[h], hidden)
-                for h in moved.unique().tolist()
-            }
-            parts = [pattern @ v[..., moved == h] for h, pattern in patterns.items()]
-            most = max(map(len, parts))
-            v = torch.cat([part.expand(most, -1, -1, -1) for part in parts], -1)
-        else:
-            v = stream.asking(v, site)
+        outside = self._scores_outside(site)
+        parts = [
+            self._moved(stream, site, h, q[..., heads == h], k[..., heads == h], v[..., moved == h], outside[h])
+            for h in moved.unique().tolist()
+        ]
+        n = max(map(len, parts), default=1)
+        v = torch.cat([part.expand(n, -1, -1) for part in parts], -1) if parts else stream.asking(v, site)
         out = self.stages[f"{site}.resid_delta"](self._delta(f"{site}.v", v, node), node, edge)
         return self._gated(f"{site}.resid_delta", out, node)
 
     def _mlp(self, stream: Stream, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
-        """What the neurons write, (M, B, T, n), given `delta` (M, B, T, n) of what they read."""
+        """What the neurons write, (M, P, n), given `delta` (M, P, n) of what they read."""
         neurons = self.stages[f"{site}.post_act"](delta, node, edge)
         out = self.stages[f"{site}.resid_delta"](self._delta(f"{site}.post_act", neurons, node), node, edge)
         return self._gated(f"{site}.resid_delta", out, node)
 
-    def _pattern(self, site: str, head: int, q: Tensor, k: Tensor, constant: Tensor, hidden: Tensor) -> Tensor:
-        """The pattern (M, B, query, key) of one head, from its channels in the universe, (M, B, T, n)."""
-        sink = cast(Block, self.model.blocks[int(site.partition(".")[0])]).attn.sink
+    def _moved(self, stream: Stream, site: str, head: int, q: Tensor, k: Tensor, v: Tensor, constant: Tensor) -> Tensor:
+        """What one head moves, (M, P, n), of its channels in the universe, (M, P, n); `constant` is in every score."""
         if not q.shape[-1]:
             q, k = q[:1], k[:1]  # the same in all circuits
-        scores = (q @ k.transpose(-1, -2) + constant) * self.model.config.d_head**-0.5
-        scores = scores.masked_fill(hidden, -torch.inf)
+        packing, at_last = stream.packing, site == stream.last_attention
+        q = packing.at_last(q)[:, :, None] if at_last else packing.unpacked(q)
+        pattern = self._pattern(site, head, q @ packing.unpacked(k).mT + constant, packing.hidden(at_last))
+        out = pattern @ packing.unpacked(v)
+        return out[:, :, 0] if at_last else packing.packed(out)
+
+    def _pattern(self, site: str, head: int, scores: Tensor, hidden: Tensor) -> Tensor:
+        """The pattern (M, B, query, key) of one head, of its scores before scaling; the keys `hidden` get none."""
+        sink = cast(Block, self.model.blocks[int(site.partition(".")[0])]).attn.sink
+        scores = (scores * self.model.config.d_head**-0.5).masked_fill(hidden, -torch.inf)
         if sink is None:
             return scores.softmax(-1)
         sink = sink.detach()[head]
@@ -95,8 +98,8 @@ class Compact:
         return (q * k).view(-1, self.model.config.d_head).sum(-1)
 
     def _delta(self, site: str, x: Tensor, node: Tensor) -> Tensor:
-        """gate * (x - ablation value), of x (M, B, T, n)."""
-        gate = alike(node[:, self.universe.nodes[site]])[:, None, None]
+        """gate * (x - ablation value), of x (M, P, n)."""
+        gate = alike(node[:, self.universe.nodes[site]])[:, None]
         return gate * (x - self.values[site][self.universe.kept[site]])
 
     def _gated(self, site: str, x: Tensor, node: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from openwork.pruning.compact import Compact
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
-AT_ONCE = 2e6
+AT_ONCE = 1e6
 """Numbers per tensor that one batch of circuits may take: as many as stay in the cache."""
 
 
@@ -26,7 +26,7 @@ class Judge:
         self.model, self.universe, self.values, self.pairs = model, universe, values, pairs
         self.compact = Compact(model, universe, values, pairs)
         widest = max(1, len(self.compact.stream.channels), *map(len, universe.kept.values()))
-        self.chunk = max(1, int(AT_ONCE / (pairs.tokens.numel() * widest)))
+        self.chunk = max(1, int(AT_ONCE / (self.compact.stream.packing.n * widest)))
 
     @torch.no_grad()
     def differences(self, edge: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ AbsTopK keeps the competition of the whole width. What lies outside the universe
 never fall to any of n nodes are known beforehand: the k - n largest constants keep theirs, and the nodes compete with
 the n next ones for n places.
 
-Shapes: M circuits, B prompts, T positions, n nodes of a site in the universe, S channels of the residual stream.
+Shapes: M circuits, P packed tokens, n nodes of a site in the universe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Places:
         return self.n_places is not None and self.n_places < n + self.rivals.shape[-1]
 
     def won(self, entries: Tensor) -> Tensor:
-        """Whether an entry (M, B, T, n) keeps its place; () where every one does."""
+        """Whether an entry (M, P, n) keeps its place; () where every one does."""
         n = entries.shape[-1]
         if self.n_places is None or not self.contested(n):
             return torch.ones((), dtype=torch.bool)
@@ -73,13 +73,12 @@ class Stage:
         self.places = Places.of(model.config, matrix.target, len(rows), self.nonlinearity(constant[..., outside]))
 
     def __call__(self, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
-        """Activations (M, B, T, n targets) from `delta` (M, B, T, n sources): the sources less their ablation values.
+        """Activations (M, P, n targets) from `delta` (M, P, n sources): the sources less their ablation values.
 
         A closed node competes for its place with what it would be without any edge.
         """
-        z = (delta.flatten(1, 2) @ self._weights(edge)).unflatten(1, delta.shape[1:3]) + self.constant
-        x = self.nonlinearity(z)
-        is_open = alike(node[:, self.nodes])[:, None, None] > 0
+        x = self.nonlinearity(delta @ self._weights(edge) + self.constant)
+        is_open = alike(node[:, self.nodes])[:, None] > 0
         entries = torch.where(is_open, x.detach(), self.nonlinearity(self.constant))
         return x * self.places.won(entries)
 
