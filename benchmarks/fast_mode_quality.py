@@ -24,6 +24,7 @@ from openwork.errors import UserError
 from openwork.model import ModelConfig
 from openwork.models import load_model
 from openwork.sparsity import SparsityConfig
+from openwork.tasks import names
 from openwork.tasks.survey import try_tasks
 from openwork.training import TrainConfig, read_metrics, train
 
@@ -85,7 +86,7 @@ def measure(corpus: Corpus, run: Run, out: Path, options: argparse.Namespace) ->
         for line, s in zip(lines, seconds, strict=True)
         if "validation_loss" in line
     ]
-    tasks = {row["task"]: row["loss"] for row in try_tasks(load_model(path)) if row["loss"] != ""}
+    tasks = {row["task"]: row["loss"] for row in try_tasks(load_model(path), names()) if row["loss"] != ""}
     numbers = {"name": run.name, "loss": validations[-1]["loss"], "seconds": seconds[-1], "tasks": tasks}
     write_atomically(measured, json.dumps({**numbers, "validations": validations}, indent=2) + "\n")
     return json.loads(measured.read_text())

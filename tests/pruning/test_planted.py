@@ -144,6 +144,13 @@ def test_mean_ablation_without_means_says_what_to_do():
         prune(bare, PlantedTask(), config=QUICK)
 
 
+def test_where_learning_gives_up_too_much_the_search_goes_on_with_more(model):
+    """Prices at which no gate stays open, although the task needs some."""
+    circuit = prune(model, PlantedTask(), config=replace(QUICK, k_coefs=(50.0, 100.0)))
+    assert circuit.reached
+    assert 0 < len(circuit.edges) <= 2 * len(prune(model, PlantedTask(), config=QUICK).edges)
+
+
 def test_a_looser_target_never_needs_more(model):
     circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1], config=QUICK)
     assert [circuit.target for circuit in circuits] == [0.1, 0.3]

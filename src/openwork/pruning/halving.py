@@ -27,16 +27,20 @@ FEWEST = 32
 """... unless it is one of so many best of a trial."""
 
 
-def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) -> tuple[Universe, Trials]:
+def learn_nodes(
+    problem: Problem, universe: Universe, seeds: tuple[int, ...]
+) -> tuple[Universe, Trials, list[Universe]]:
     """Gates on nodes: all prices for each of `seeds`, of which half goes on after each rung, until two are left.
 
     A rung has twice the steps of the one before, so that all cost about the same. Nodes that every trial has given up
-    leave the universe on the way, so that later steps cost less.
+    leave the universe on the way, so that later steps cost less. Trials may give up too much: so the fewest nodes
+    that reached the target at the end of each rung are given too, the fewest edges first.
     """
     config, gate = problem.config, gate_of_node(universe)
     pool, quick = problem.pairs(POOL, 2, seeds[0]), problem.pairs(QUICK_PAIRS, 3, seeds[0])
     say = _say(problem, "learn nodes", config.steps)
     trials = _start(config, [(s, k) for s in seeds for k in config.k_coefs], torch.ones(1, int(gate.max()) + 1))
+    fewest_nodes = []
     n_rungs = max(1, (len(config.k_coefs) - 1).bit_length())
     for rung in range(n_rungs):
         rung_end = config.steps * (2 ** (rung + 1) - 1) // (2**n_rungs - 1)
@@ -47,8 +51,10 @@ def learn_nodes(problem: Problem, universe: Universe, seeds: tuple[int, ...]) ->
             trials = learn(trials, compact, opened, gate.bincount(), config, steps, config.steps, say)
             universe, trials, gate = _without_given_up(problem.model, universe, trials, gate)
         heads = shortest_heads(problem.judge(universe, quick), trials, gate, config.target)
+        smallest = heads[int(heads.sum(1).argmin())]
+        fewest_nodes.append(universe.part(problem.model, universe.ends(smallest[None])[0])[0])
         trials = trials.rows(_best(trials, heads, keep=max(2, len(trials.k_coef) // (2 * len(seeds)))))
-    return universe, trials
+    return universe, trials, sorted(fewest_nodes, key=lambda part: part.n_edges)
 
 
 def _nodes_of(universe: Universe, gate: Tensor) -> Opened:

@@ -33,10 +33,13 @@ class Judge:
         """Logit differences A - B (M, pair, 2) of the circuits edge (M, edges)."""
         if not len(edge):
             return torch.zeros(0, *self.pairs.right.shape)
-        edge = self.universe.supplied(edge)
         order = _first_difference(edge).argsort(stable=True)  # what is long alike stands together, and runs as one
-        parts = [self.compact.differences(self.universe.ends(part), part) for part in edge[order].split(self.chunk)]
+        parts = [self._some(edge[chosen]) for chosen in order.split(self.chunk)]
         return torch.cat(parts)[order.argsort()]
+
+    def _some(self, edge: Tensor) -> Tensor:
+        edge = self.universe.supplied(edge)
+        return self.compact.differences(self.universe.ends(edge), edge)
 
     def losses(self, edge: Tensor) -> Tensor:
         """Calibrated losses (M,) in nats of the circuits edge (M, edges)."""
@@ -58,4 +61,4 @@ class Judge:
 
 def _first_difference(edge: Tensor) -> Tensor:
     """(M,): at which edge each circuit first differs from the first one; behind the last edge where it does not."""
-    return F.pad((edge != edge[0]).float(), (0, 1), value=1.0).argmax(1)
+    return F.pad((edge != edge[0]).to(torch.uint8), (0, 1), value=1).argmax(1)

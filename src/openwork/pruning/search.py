@@ -58,16 +58,17 @@ def prune(
     problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
     with frozen(model):
         universe = shortlist(problem, seed)
-        nodes, trials = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
+        nodes, trials, fewest_nodes = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
         edges, trials, between = learn_edges(problem, nodes, trials)
         judge = problem.judge(edges, problem.pairs(config.fixed_pairs, 4, seed))
         starts = [
             Start(trials.seed[i], edge) for edges in ((trials.tau > 0).float(), between) for i, edge in enumerate(edges)
         ]
         found = smallest(problem, judge, starts)
-        if not any(circuit.reached for circuit in found):
-            whole = problem.judge(universe, judge.pairs)
-            found += smallest(problem, whole, [Start(seed, torch.ones(universe.n_edges))])
+        for larger in (*fewest_nodes, universe):
+            if any(circuit.reached for circuit in found):
+                break
+            found += smallest(problem, problem.judge(larger, judge.pairs), [Start(seed, torch.ones(larger.n_edges))])
     tried = tuple(_told(min((c for c in found if c.seed == s), key=rank)) for s in dict.fromkeys(trials.seed))
     return replace(min(found, key=rank), tried=tried)
 
