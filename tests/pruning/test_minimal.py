@@ -119,6 +119,6 @@ def test_what_could_not_go_before_is_tried_again_at_the_end():
         return torch.tensor([0.0 if e[2] and (e[1] or e[3]) and (e[0] or not e[1]) else 1.0 for e in edges])
 
     universe = SimpleNamespace(source=torch.arange(4), target=torch.arange(4, 8))
-    judge: Any = SimpleNamespace(losses=losses_of, universe=universe)
+    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(4))
     assert eliminate(judge, torch.ones(4), 0.5).tolist() == [0, 0, 1, 1]

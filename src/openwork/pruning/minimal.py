@@ -12,6 +12,8 @@ from openwork.pruning.judge import Judge
 
 EXACT = 256
 """Open edges from which on each removal is tried, not estimated from gradients."""
+AGAIN = 8
+"""Batches in which what could not go before is tried again, until one has something that can."""
 Report = Callable[[int, float], None]
 """Gets the number of edges and the loss."""
 
@@ -65,14 +67,20 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
     What is left is locally minimal: no edge, and no node with all its edges, can go. While there are many edges, how
     needed they are is estimated from gradients; then each removal is tried, all in one batch. A few go at once, if
     the loss allows that; where there are still many, as many as one round of trials allows. What could not go before is
-    tried again only when nothing else can. As the circuit shrinks, so does the universe in which it runs.
+    tried again only when nothing else can, what gradients call the least needed first. As the circuit shrinks, so does
+    the universe in which it runs.
     """
-    circuit, trials = _Inner.of(judge, roughly(judge, edge, target, report)), None
+    circuit = _Inner.of(judge, roughly(judge, edge, target, report))
+    trials, batches = None, 1
     while True:
         inner, left, loss = circuit.judge, circuit.edge, circuit.loss()
         report(int(left.sum()), float(loss))
         every = trials is None
-        without = _reaching(inner, _every(inner, left) if trials is None else trials, left, loss, target)
+        if trials is None:
+            without = _first_reaching(inner, _every(inner, left), left, loss, target, batches)
+            batches = AGAIN
+        else:
+            without = _reaching(inner, trials, left, loss, target)
         shorter = (_in_turn if left.sum() > EXACT else _fewer)(inner, left, without, target)
         if shorter is None and every:
             return circuit.outer()
@@ -129,6 +137,18 @@ def _without_least(judge: Judge, edge: Tensor, needed: Tensor, target: float) ->
 def _every(judge: Judge, edge: Tensor) -> Tensor:
     """The circuit without each edge, and without each node."""
     return torch.cat([_without_edges(edge), _without_nodes(judge, edge)])
+
+
+def _first_reaching(judge: Judge, trials: Tensor, edge: Tensor, loss: Tensor, target: float, batches: int) -> Tensor:
+    """As `_reaching`, of the first batch of so many in which any does, in the order of the gradient's estimates."""
+    if batches == 1 or not len(trials):
+        return _reaching(judge, trials, edge, loss, target)
+    order = ((edge - trials) @ judge.slopes(edge)).argsort(stable=True)
+    for batch in order.chunk(batches):
+        without = _reaching(judge, trials[batch], edge, loss, target)
+        if len(without):
+            return without
+    return trials[:0]
 
 
 def _reaching(judge: Judge, trials: Tensor, edge: Tensor, loss: Tensor, target: float) -> Tensor:
