@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from openwork.pruning import search
 from openwork.pruning.calibration import calibrate, calibrated_losses, losses
 from openwork.pruning.gates import StepGate, gate_of_node
-from openwork.pruning.minimal import _in_turn, eliminate, fewest
+from openwork.pruning.minimal import EXACT, _in_turn, eliminate, fewest, roughly
 from openwork.pruning.universe import Universe
 
 
@@ -122,3 +123,31 @@ def test_what_could_not_go_before_is_tried_again_at_the_end():
     judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(4))
     assert eliminate(judge, torch.ones(4), 0.5).tolist() == [0, 0, 1, 1]
+
+
+def test_a_rough_clean_up_does_not_believe_the_steepest_promises():
+    """Gradients say that the loss falls most without the ten edges that are needed."""
+    n, needed = EXACT + 100, set(range(10))
+    slopes = torch.full((n,), 0.1)
+    slopes[:10] = -1.0
+    judge: Any = SimpleNamespace(losses=losses_needing(needed), slopes=lambda edge: slopes)
+    judge.within = lambda edge: (judge, edge, torch.arange(n))
+    left = roughly(judge, torch.ones(n), 0.5)
+    assert needed <= set(left.nonzero().flatten().tolist()) and left.sum() <= EXACT
+
+
+def test_large_starts_far_from_the_smallest_of_their_seed_are_given_up(monkeypatch):
+    def start(seed, n_edges):
+        return search.Start(seed, (torch.arange(4 * EXACT) < n_edges).float())
+
+    monkeypatch.setattr(search, "roughly", lambda judge, edge, target, report: edge)
+    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.15))
+    judge: Any = SimpleNamespace(losses=lambda edge: torch.where(edge.sum(1) > 4 * EXACT - 1, 1.0, 0.0))
+    sizes = {0: (2 * EXACT, 2 * EXACT + 9, 4 * EXACT - 1), 1: (4 * EXACT - 1, 4 * EXACT), 2: (1, EXACT)}
+    starts = [start(seed, size) for seed, several in sizes.items() for size in several]
+    kept = search._worth_while(problem, judge, starts, 1.0)
+    assert [(s.seed, int(s.edge.sum())) for s in kept] == [
+        *((0, 2 * EXACT), (0, 2 * EXACT + 9)),  # without the one twice as large as the smallest
+        (1, 4 * EXACT - 1),  # as large, but the smallest of its seed; the other does not do the task
+        *((2, 1), (2, EXACT)),  # not large
+    ]

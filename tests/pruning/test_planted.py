@@ -10,7 +10,7 @@ from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_edges, plan
 
 from openwork.artifacts import load_circuit, load_tensors
 from openwork.errors import UserError
-from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets
+from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
 from openwork.pruning.calibration import calibrated_losses
 
 QUICK = PruneConfig(steps=60, k_coefs=(1e-3, 1e-2), pairs=16, fixed_pairs=64, validation_pairs=64)
@@ -144,11 +144,17 @@ def test_mean_ablation_without_means_says_what_to_do():
         prune(bare, PlantedTask(), config=QUICK)
 
 
-def test_where_learning_gives_up_too_much_the_search_goes_on_with_more(model):
-    """Prices at which no gate stays open, although the task needs some."""
-    circuit = prune(model, PlantedTask(), config=replace(QUICK, k_coefs=(50.0, 100.0)))
+def test_where_learning_gives_up_too_much_the_search_goes_on_with_more_but_not_with_all(model, monkeypatch):
+    sizes, smallest = [], search.smallest
+
+    def given_up_at_first(problem, judge, starts):
+        sizes.append(judge.universe.n_edges)
+        return smallest(problem, judge, [replace(s, edge=s.edge * (len(sizes) > 1)) for s in starts])
+
+    monkeypatch.setattr(search, "smallest", given_up_at_first)
+    circuit = prune(model, PlantedTask(), config=QUICK)
     assert circuit.reached
-    assert 0 < len(circuit.edges) <= 2 * len(prune(model, PlantedTask(), config=QUICK).edges)
+    assert len(sizes) == 2 and sizes[1] < count_possible_edges(model), sizes
 
 
 def test_a_looser_target_never_needs_more(model):

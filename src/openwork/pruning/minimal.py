@@ -48,10 +48,8 @@ def roughly(judge: Judge, edge: Tensor, target: float, report: Report = lambda e
     while circuit.edge.sum() > EXACT:
         report(int(circuit.edge.sum()), float(circuit.loss()))
         slopes = circuit.judge.slopes(circuit.edge)
-        for needed in (
-            slopes,
-            slopes.abs(),
-        ):  # where a steep fall of the loss is promised and does not come, the flattest
+        # where a promised fall of the loss does not come, the flattest
+        for needed in (slopes, slopes.abs()):
             shorter = _without_least(circuit.judge, circuit.edge, needed, target)
             if shorter is not None:
                 break

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.kernels.passes import EPS
 from openwork.model import Transformer
 from openwork.model.sites import STREAM_SITES
 from openwork.model.transformer import Block, Sparse
@@ -21,8 +22,6 @@ from openwork.pruning.packing import Packing
 from openwork.pruning.stages import Places
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
-
-RMS_EPS = torch.finfo(torch.float32).eps
 
 
 class Stream:
@@ -155,7 +154,7 @@ class Stream:
             found = (normed * self.reads).sum(-1)
         else:
             mean_square = (x.square().sum(-1) + self.final_squares) / self.config.d_model
-            found = ((x * self.reads).sum(-1) + self.final_outside) * (mean_square + RMS_EPS).rsqrt()
+            found = ((x * self.reads).sum(-1) + self.final_outside) * (mean_square + EPS).rsqrt()
         return (found + self.bias).unflatten(-1, (-1, 2))
 
     def _normed(self, x: Tensor, site: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +163,7 @@ class Stream:
         if self.config.norm == "layer":
             return norm(x), x.new_ones(x.shape[-1]), x.new_ones(*x.shape[:2], 1)
         mean_square = (x.square().sum(-1, keepdim=True) + self.squares[site]) / self.config.d_model
-        return x, norm.weight.detach()[self.channels], (mean_square + RMS_EPS).rsqrt()
+        return x, norm.weight.detach()[self.channels], (mean_square + EPS).rsqrt()
 
     def _positions(self, site: str) -> Tensor:
         """Where the nodes of `site` stand: in S, and behind it those of concatenated positions."""
