@@ -12,7 +12,7 @@ import torch
 from openwork.pruning import search
 from openwork.pruning.calibration import calibrate, calibrated_losses, losses
 from openwork.pruning.gates import StepGate, gate_of_node
-from openwork.pruning.minimal import EXACT, _in_turn, eliminate, fewest, roughly
+from openwork.pruning.minimal import EXACT, _first_reaching, _in_turn, eliminate, fewest, roughly
 from openwork.pruning.universe import Universe
 
 
@@ -136,18 +136,62 @@ def test_a_rough_clean_up_does_not_believe_the_steepest_promises():
     assert needed <= set(left.nonzero().flatten().tolist()) and left.sum() <= EXACT
 
 
-def test_large_starts_far_from_the_smallest_of_their_seed_are_given_up(monkeypatch):
-    def start(seed, n_edges):
-        return search.Start(seed, (torch.arange(4 * EXACT) < n_edges).float())
+def test_what_could_not_go_is_looked_for_in_later_batches_too():
+    """Of 16 edges the flattest, and so those of the first of the four batches, are all needed."""
+    needed = set(range(4))
+    judge: Any = SimpleNamespace(losses=losses_needing(*[needed] * 16), slopes=lambda edge: torch.arange(16.0))
+    judge.losses = lambda edge: losses_needing(*[needed] * len(edge))(edge)
+    edge = torch.ones(16)
+    without = _first_reaching(judge, 1 - torch.eye(16), edge, torch.tensor(0.0), 0.5, batches=4)
+    assert [row.argmin().item() for row in without] == [4, 5, 6, 7]
+    assert not len(_first_reaching(judge, 1 - torch.eye(16)[:4], edge, torch.tensor(0.0), 0.5, batches=4))
+
+
+def test_of_each_seed_the_smallest_large_starts_are_cleaned_up_and_all_small_ones(monkeypatch):
+    def start(seed, loss, n_edges):
+        return search.Start(seed, torch.cat([torch.tensor([loss]), (torch.arange(4 * EXACT) < n_edges).float()]))
 
     monkeypatch.setattr(search, "roughly", lambda judge, edge, target, report: edge)
-    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.15))
-    judge: Any = SimpleNamespace(losses=lambda edge: torch.where(edge.sum(1) > 4 * EXACT - 1, 1.0, 0.0))
-    sizes = {0: (2 * EXACT, 2 * EXACT + 9, 4 * EXACT - 1), 1: (4 * EXACT - 1, 4 * EXACT), 2: (1, EXACT)}
-    starts = [start(seed, size) for seed, several in sizes.items() for size in several]
-    kept = search._worth_while(problem, judge, starts, 1.0)
-    assert [(s.seed, int(s.edge.sum())) for s in kept] == [
-        *((0, 2 * EXACT), (0, 2 * EXACT + 9)),  # without the one twice as large as the smallest
-        (1, 4 * EXACT - 1),  # as large, but the smallest of its seed; the other does not do the task
-        *((2, 1), (2, EXACT)),  # not large
+    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1))
+    judge: Any = SimpleNamespace(losses=lambda edge: edge[:, 0])
+    large = EXACT + 1
+    sizes = {
+        0: (large + 3, large, large + 1, large + 2),
+        1: (5, 1, 4, 2, 3, large),
+        2: (large, 1, large + 1, large + 2),
+    }
+    starts = [start(seed, 0.01, size) for seed, several in sizes.items() for size in several]
+    kept = search._promising(problem, judge, [*starts, start(0, 0.2, 3), start(1, 0.2, 4)])
+    assert search.N_LARGE == 3
+    assert [(s.seed, int(s.edge[1:].sum())) for s in kept] == [
+        *((0, large), (0, large + 1), (0, large + 2)),
+        *((1, 1), (1, 2), (1, 3), (1, 4), (1, 5)),
+        *((2, 1), (2, large), (2, large + 1)),
     ]
+
+
+@pytest.mark.parametrize("smallest", [2, 3])
+def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
+    """Edges 0, 1, 2 do the task, and 3, 4, 5; and so, a little better, do 2 and 3, of which each circuit has one.
+
+    Whether the validation pairs agree on that decides.
+    """
+    does = [{0, 1, 2}, {3, 4, 5}, {2, 3}]
+
+    def losses_of(edges):
+        open_edges = [set(row.nonzero().flatten().tolist()) for row in edges]
+        return torch.tensor([0.01 * len({2, 3} - row) + (not any(one <= row for one in does)) for row in open_edges])
+
+    def built(problem, judge, edge, seed):
+        n = int(edge.sum())
+        return SimpleNamespace(edges=range(n), nodes=(), losses={"circuit": 0.0}, reached=n >= smallest)
+
+    universe = SimpleNamespace(source=torch.arange(6), target=torch.arange(6, 12))
+    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
+    judge.within = lambda edge: (judge, edge, torch.arange(6))
+    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None)
+    monkeypatch.setattr(search, "build", built)
+    starts = [search.Start(0, torch.tensor(row)) for row in ([1.0, 1, 1, 0, 0, 0], [0.0, 0, 0, 1, 1, 1])]
+    found = search.smallest(problem, judge, starts)
+    assert min(len(one.edges) for one in found if one.reached) == smallest
+    assert min(len(one.edges) for one in found) == 2

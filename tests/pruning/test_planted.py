@@ -12,6 +12,9 @@ from openwork.artifacts import load_circuit, load_tensors
 from openwork.errors import UserError
 from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
 from openwork.pruning.calibration import calibrated_losses
+from openwork.pruning.halving import learn_edges, learn_nodes
+from openwork.pruning.problem import Problem, ablation_values
+from openwork.pruning.search import shortlist
 
 QUICK = PruneConfig(steps=60, k_coefs=(1e-3, 1e-2), pairs=16, fixed_pairs=64, validation_pairs=64)
 
@@ -19,6 +22,10 @@ QUICK = PruneConfig(steps=60, k_coefs=(1e-3, 1e-2), pairs=16, fixed_pairs=64, va
 @pytest.fixture(scope="module")
 def model():
     return planted_model()
+
+
+def problem_of(model, config):
+    return Problem(model, PlantedTask(), ablation_values(model, config.ablation), config, lambda line: None)
 
 
 def found_edges(circuit):
@@ -145,16 +152,35 @@ def test_mean_ablation_without_means_says_what_to_do():
 
 
 def test_where_learning_gives_up_too_much_the_search_goes_on_with_more_but_not_with_all(model, monkeypatch):
-    sizes, smallest = [], search.smallest
+    sizes, smallest, shortlist = [], search.smallest, search.shortlist
 
     def given_up_at_first(problem, judge, starts):
         sizes.append(judge.universe.n_edges)
-        return smallest(problem, judge, [replace(s, edge=s.edge * (len(sizes) > 1)) for s in starts])
+        return smallest(problem, judge, [replace(s, edge=s.edge * (len(sizes) > 2)) for s in starts])
+
+    def the_first_size(problem, seed):
+        universe = shortlist(problem, seed)
+        sizes.append(universe.n_edges)
+        return universe
 
     monkeypatch.setattr(search, "smallest", given_up_at_first)
+    monkeypatch.setattr(search, "shortlist", the_first_size)
     circuit = prune(model, PlantedTask(), config=QUICK)
     assert circuit.reached
-    assert len(sizes) == 2 and sizes[1] < count_possible_edges(model), sizes
+    assert len(sizes) == 3 and sizes[2] < sizes[0] < count_possible_edges(model), sizes
+
+
+def test_a_price_that_closes_every_edge_does_not_end_the_search(model):
+    """Each trial goes on with all prices of an edge, of which the lowest lets it keep what it needs."""
+    found = {}
+    for prices in ((1000.0,), (1000.0, 1.0)):
+        problem = problem_of(model, replace(QUICK, edge_prices=prices))
+        universe, trials, _ = learn_nodes(problem, shortlist(problem, 0), (0,))
+        edges, trials, between = learn_edges(problem, universe, trials)
+        assert len(trials.tau) == len(prices) * len(between)
+        losses = problem.judge(edges, problem.pairs(64, 4, 0)).losses((trials.tau > 0).float())
+        found[len(prices)] = int((losses < QUICK.target).sum())
+    assert found[1] == 0 < found[2], found
 
 
 def test_a_looser_target_never_needs_more(model):

@@ -21,10 +21,14 @@ class PruneConfig:
     """Nodes that the search starts from, at least; twice as many until the task can be done with them."""
     k_coefs: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3, 1e-2, 1.7e-2, 2.5e-2)
     """Prices of a node, in nats; each seed tries all, and goes on with the better half of them until two are left."""
+    edge_prices: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03)
+    """Prices of an edge, times that of a node: each trial of nodes that is left goes on with all of them."""
     steps: int = 240
-    """Gradient steps of the trial that goes all the way."""
+    """Gradient steps of the trial that goes all the way, and of each trial of edges."""
     pairs: int = 16
-    """Pairs per step."""
+    """Pairs per step of nodes."""
+    edge_pairs: int = 32
+    """Pairs per step of edges, of which few are left to run."""
     learning_rate: float = 5e-2
     init_bias: float = 0.2
     init_noise: float = 0.07
@@ -39,7 +43,7 @@ class PruneConfig:
     """Validation pairs of the stated loss."""
 
     def __post_init__(self) -> None:
-        counts = ("candidates", "steps", "pairs", "fixed_pairs", "validation_pairs")
+        counts = ("candidates", "steps", "pairs", "edge_pairs", "fixed_pairs", "validation_pairs")
         for name in ("target", "learning_rate", "warmup", *counts):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"prune.{name} is {getattr(self, name)}; it must be greater than 0, and finite")
@@ -48,5 +52,7 @@ class PruneConfig:
                 raise UserError(f"prune.{name} is {getattr(self, name)}; it must be finite")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"prune.beta2 is {self.beta2}; it must lie in [0, 1)")
-        if not self.k_coefs or not all(0 <= price < math.inf for price in self.k_coefs):
-            raise UserError(f"prune.k_coefs is {self.k_coefs}; give one or more prices of at least 0, and finite")
+        for name in ("k_coefs", "edge_prices"):
+            prices = getattr(self, name)
+            if not prices or not all(0 <= price < math.inf for price in prices):
+                raise UserError(f"prune.{name} is {prices}; give one or more prices of at least 0, and finite")

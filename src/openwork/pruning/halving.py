@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -109,7 +110,11 @@ def _without_given_up(
 
 
 def learn_edges(problem: Problem, universe: Universe, trials: Trials) -> tuple[Universe, Trials, Tensor]:
-    """Gates on the weights between the nodes that each trial has open or needs; with these weights, (M, edges)."""
+    """Gates on the weights between the nodes that each trial has open or needs, for each of `edge_prices`; with these
+    weights, (M, edges).
+
+    A price that a node is worth is too much for a weight, of which a node of a dense model has many.
+    """
     config = problem.config
     pool, fixed = problem.pairs(POOL, 2, trials.seed[0]), problem.pairs(config.fixed_pairs, 4, trials.seed[0])
     gate = gate_of_node(universe)
@@ -117,16 +122,20 @@ def learn_edges(problem: Problem, universe: Universe, trials: Trials) -> tuple[U
     between = torch.maximum(needed, universe.between((trials.tau > 0).float()[:, gate]))
     part, _, edges = universe.part(problem.model, universe.ends(between).amax(0))
     between = between[:, edges]
-    steps = config.steps // 2
+    settings = [
+        (seed, k_coef * price)
+        for seed, k_coef in zip(trials.seed, trials.k_coef, strict=True)
+        for price in config.edge_prices
+    ]
     trials = learn(
-        _start(config, list(zip(trials.seed, trials.k_coef, strict=True)), between),
+        _start(config, settings, between.repeat_interleave(len(config.edge_prices), 0)),
         Compact(problem.model, part, problem.values, pool),
         _edges_of(part),
         torch.ones(part.n_edges),
-        config,
-        steps,
-        steps,
-        _say(problem, "learn edges", steps),
+        replace(config, pairs=config.edge_pairs),
+        config.steps,
+        config.steps,
+        _say(problem, "learn edges", config.steps),
     )
     return part, trials, between
 

@@ -28,10 +28,8 @@ from openwork.pruning.universe import Universe
 from openwork.tasks import Task
 
 MOST_CANDIDATES = 4096
-CROSSINGS = 4
-"""Unions of two circuits that are tried, as long as each gives a smaller one."""
-TOO_LARGE = 1.5
-"""Times the smallest one: a start so large after a rough clean-up is given up."""
+N_LARGE = 3
+"""Starts of a seed that are cleaned up to the end even where they are large."""
 AIMS = (1.0, 0.9, 0.8, 0.65)
 """Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
@@ -105,50 +103,45 @@ class Start:
 
 
 def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circuit]:
-    """Locally minimal circuits within each of `starts`, and within unions of the smallest of these.
+    """Locally minimal circuits within the most promising of `starts`, and within unions of these circuits.
 
     Two circuits that do the task by partly different edges together hold a third, often smaller than both.
     """
     circuits = [build(problem, judge, start.edge, start.seed) for start in starts]
+    promising = _promising(problem, judge, starts)
     for aim in AIMS:
-        worth_while = _worth_while(problem, judge, starts, aim)
-        ends = [end for start in worth_while if (end := _cleaned_up(problem, judge, start, aim))]
-        for _ in range(CROSSINGS):
-            ends.sort(key=lambda end: _size(judge, end))
-            if len(ends) < 2:
-                break
-            union = Start(ends[0].seed, torch.maximum(ends[0].edge, _next(ends).edge))
-            if (child := _cleaned_up(problem, judge, union, aim)) and _size(judge, child) < _size(judge, ends[0]):
-                ends.append(child)
-            else:
-                break
-        circuits += [build(problem, judge, end.edge, end.seed) for end in ends]
-        if any(circuit.reached for circuit in circuits[len(starts) :]):
+        ends = [end for start in promising if (end := _cleaned_up(problem, judge, start, aim))]
+        ends = sorted({tuple(end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
+        smaller = ends[:1]
+        for other in ends[1:]:
+            best = smaller[-1]
+            union = replace(best, edge=torch.maximum(best.edge, other.edge))
+            if (child := _cleaned_up(problem, judge, union, aim)) and _n_edges(child) < _n_edges(best):
+                smaller.append(child)
+        these = [build(problem, judge, end.edge, end.seed) for end in [*ends, *smaller[1:]]]
+        circuits += these
+        if any(circuit.reached for circuit in these):
             break
     return circuits
 
 
-def _worth_while(problem: Problem, judge: Judge, starts: list[Start], aim: float) -> list[Start]:
-    """Those of `starts` that reach `aim`, roughly cleaned up, but for large ones far from the smallest of their seed.
+def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Start]:
+    """Those of `starts` that do the task, but of each seed only the `N_LARGE` smallest large ones.
 
-    To try every edge of these would cost most of the time, and does not bring them near it.
+    That is, smallest once roughly cleaned up. To try every edge of all of these would cost most of the time, and brings
+    hardly ever a larger one ahead of a smaller one.
     """
-    rough = [end for start in starts if (end := _cleaned_up(problem, judge, start, aim, by=roughly))]
-    least = {seed: min(_n_edges(start) for start in rough if start.seed == seed) for seed in {s.seed for s in rough}}
-    return [start for start in rough if _n_edges(start) <= max(EXACT, TOO_LARGE * least[start.seed])]
+    rough = [(end, start) for start in starts if (end := _cleaned_up(problem, judge, start, 1.0, by=roughly))]
+    rough.sort(key=lambda pair: _n_edges(pair[0]))
+    kept: dict[int, list[Start]] = {start.seed: [] for start in starts}
+    for end, start in rough:
+        if _n_edges(end) <= EXACT or len(kept[start.seed]) < N_LARGE:
+            kept[start.seed].append(start)
+    return [start for of_seed in kept.values() for start in of_seed]
 
 
 def _n_edges(start: Start) -> float:
     return float(start.edge.sum())
-
-
-def _size(judge: Judge, end: Start) -> tuple[float, float]:
-    return _n_edges(end), float(judge.universe.ends(end.edge[None]).sum())
-
-
-def _next(ends: list[Start]) -> Start:
-    """The first that differs from the very first."""
-    return next((end for end in ends if not torch.equal(end.edge, ends[0].edge)), ends[0])
 
 
 def _cleaned_up(
