@@ -158,15 +158,19 @@ def test_of_each_seed_the_smallest_large_starts_are_cleaned_up_and_all_small_one
     sizes = {
         0: (large + 3, large, large + 1, large + 2),
         1: (5, 1, 4, 2, 3, large),
-        2: (large, 1, large + 1, large + 2),
+        2: (large, EXACT, large + 1),
+        3: (3 * EXACT, 2 * EXACT - 9, 2 * EXACT),
+        4: (2 * large, large),
     }
     starts = [start(seed, 0.01, size) for seed, several in sizes.items() for size in several]
     kept = search._promising(problem, judge, [*starts, start(0, 0.2, 3), start(1, 0.2, 4)])
-    assert search.N_LARGE == 3
+    assert search.N_LARGE == 2
     assert [(s.seed, int(s.edge[1:].sum())) for s in kept] == [
-        *((0, large), (0, large + 1), (0, large + 2)),
-        *((1, 1), (1, 2), (1, 3), (1, 4), (1, 5)),
-        *((2, 1), (2, large), (2, large + 1)),
+        *((0, large), (0, large + 1)),
+        *((1, 1), (1, 2), (1, 3), (1, 4), (1, 5)),  # as many small ones as there are
+        *((2, EXACT), (2, large)),
+        *((3, 2 * EXACT - 9), (3, 2 * EXACT)),
+        (4, large),  # the other is twice as large
     ]
 
 

@@ -28,8 +28,10 @@ from openwork.pruning.universe import Universe
 from openwork.tasks import Task
 
 MOST_CANDIDATES = 4096
-N_LARGE = 3
-"""Starts of a seed that are cleaned up to the end even where they are large."""
+N_LARGE = 2
+"""Starts of a seed that are cleaned up to the end even where they are large, if not ..."""
+TOO_LARGE = 1.5
+"""... so many times larger than the smallest."""
 AIMS = (1.0, 0.9, 0.8, 0.65)
 """Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
@@ -126,7 +128,7 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
 
 
 def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Start]:
-    """Those of `starts` that do the task, but of each seed only the `N_LARGE` smallest large ones.
+    """Those of `starts` that do the task, but of each seed only the `N_LARGE` smallest large ones, not `TOO_LARGE`.
 
     That is, smallest once roughly cleaned up. To try every edge of all of these would cost most of the time, and brings
     hardly ever a larger one ahead of a smaller one.
@@ -134,8 +136,10 @@ def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Star
     rough = [(end, start) for start in starts if (end := _cleaned_up(problem, judge, start, 1.0, by=roughly))]
     rough.sort(key=lambda pair: _n_edges(pair[0]))
     kept: dict[int, list[Start]] = {start.seed: [] for start in starts}
+    least = {end.seed: _n_edges(end) for end, _ in reversed(rough)}
     for end, start in rough:
-        if _n_edges(end) <= EXACT or len(kept[start.seed]) < N_LARGE:
+        near = _n_edges(end) <= TOO_LARGE * least[end.seed]
+        if _n_edges(end) <= EXACT or (near and len(kept[start.seed]) < N_LARGE):
             kept[start.seed].append(start)
     return [start for of_seed in kept.values() for start in of_seed]
 
