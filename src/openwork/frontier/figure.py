@@ -29,6 +29,6 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     axes.set_xscale("log")
     title = f"circuits at a loss of {comparison.target:g} nats (dashed: geometric means)"
     axes.set(xlabel="edges of the circuit", title=title)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower right", ncols=len(SIDES))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
