@@ -103,6 +103,12 @@ def test_the_best_of_several_seeds_is_kept_and_the_others_are_told(model):
     assert all(line["edges"] >= len(circuit.edges) for line in circuit.tried if line["reached"])
 
 
+@pytest.mark.parametrize("decoys", [False, True])
+def test_seeds_that_find_the_same_circuit_are_all_told_of_it(decoys):
+    circuit = prune(planted_model(decoys=decoys), PlantedTask(), seeds=3, config=QUICK)
+    assert [(line["reached"], line["edges"]) for line in circuit.tried] == [(True, len(EDGES))] * 3
+
+
 def test_the_same_seed_gives_the_same_circuit(model, tmp_path):
     for name in "ab":
         prune(model, PlantedTask(), seed=1, config=QUICK).save(tmp_path / name)

@@ -110,8 +110,8 @@ def _without_given_up(
 
 
 def learn_edges(problem: Problem, universe: Universe, trials: Trials) -> tuple[Universe, Trials, Tensor]:
-    """Gates on the weights between the nodes that each trial has open or needs, for each of `edge_prices`; with these
-    weights, (M, edges).
+    """Gates on the weights between the nodes that each of M trials has open or needs, for each of `edge_prices`; with
+    these weights, (M, edges).
 
     A price that a node is worth is too much for a weight, of which a node of a dense model has many.
     """

@@ -58,18 +58,17 @@ def prune(
     problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
     with frozen(model):
         universe = shortlist(problem, seed)
-        nodes, trials, fewest_nodes = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
-        edges, trials, between = learn_edges(problem, nodes, trials)
+        nodes, of_nodes, fewest_nodes = learn_nodes(problem, universe, tuple(range(seed, seed + seeds)))
+        edges, of_edges, between = learn_edges(problem, nodes, of_nodes)
         judge = problem.judge(edges, problem.pairs(config.fixed_pairs, 4, seed))
-        starts = [
-            Start(trials.seed[i], edge) for edges in ((trials.tau > 0).float(), between) for i, edge in enumerate(edges)
-        ]
+        learnt = zip(of_edges.seed, (of_edges.tau > 0).float(), strict=True)
+        starts = [Start(*one) for one in (*learnt, *zip(of_nodes.seed, between, strict=True))]
         found = smallest(problem, judge, starts)
         for larger in (*fewest_nodes, universe):
             if any(circuit.reached for circuit in found):
                 break
             found += smallest(problem, problem.judge(larger, judge.pairs), [Start(seed, torch.ones(larger.n_edges))])
-    tried = tuple(_told(min((c for c in found if c.seed == s), key=rank)) for s in dict.fromkeys(trials.seed))
+    tried = tuple(_told(min((c for c in found if c.seed == s), key=rank)) for s in dict.fromkeys(of_nodes.seed))
     return replace(min(found, key=rank), tried=tried)
 
 
@@ -113,7 +112,7 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
     promising = _promising(problem, judge, starts)
     for aim in AIMS:
         ends = [end for start in promising if (end := _cleaned_up(problem, judge, start, aim))]
-        ends = sorted({tuple(end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
+        ends = sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
         smaller = ends[:1]
         for other in ends[1:]:
             best = smaller[-1]
