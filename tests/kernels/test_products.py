@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +59,22 @@ def test_output_and_gradients_are_those_of_a_dense_product(name, tokens, d_in, d
     torch.testing.assert_close(y.double(), x.double() @ w.double().T + bias, **close)
     torch.testing.assert_close(dx.double(), dy.double() @ w.double(), **close)
     torch.testing.assert_close(gradient.double(), (dy.double().T @ x.double())[w != 0], **close)
+    torch.testing.assert_close(db.double(), dy.double().sum(0), **close)
+
+
+@every_engine
+@pytest.mark.parametrize("density", [0, 0.02, 0.3])
+@pytest.mark.parametrize(("tokens", "d_in", "d_out"), SIZES)
+def test_gradients_of_zeros_that_are_watched(name, tokens, d_in, d_out, density):
+    w, random = sparse(d_out, d_in, density), torch.Generator().manual_seed(1)
+    x, dy = torch.randn(tokens, d_in, generator=random), torch.randn(tokens, d_out, generator=random)
+    places = (w != 0) | (torch.rand(w.shape, generator=random) < 0.2)
+    with engine(name) as kernels:
+        starts, columns, *_ = kernels.compress(places.float())
+        dx, gradient, db = kernels.sparse_linear_backward(dy, x, starts, columns, *kernels.compress(w)[2:])
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(dx.double(), dy.double() @ w.double(), **close)
+    torch.testing.assert_close(gradient.double(), (dy.double().T @ x.double())[places], **close)
     torch.testing.assert_close(db.double(), dy.double().sum(0), **close)
 
 
@@ -117,20 +135,22 @@ def test_no_tokens_and_no_weights(name):
     assert torch.equal(db, torch.full((5,), 3.0))
 
 
-def test_autograd_of_both_forms():
+def test_autograd_of_all_forms():
     w, random = sparse(6, 9, 0.4).double(), torch.Generator().manual_seed(2)
     x = torch.randn(2, 3, 9, generator=random, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(6, generator=random, dtype=torch.float64, requires_grad=True)
-    weight = compress(w)
+    weight, dense = compress(w), w.clone().requires_grad_()
     values = weight.values.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x, v, b: sparse_linear(x, type(weight)(**{**vars(weight), "values": v}), b), (x, values, bias)
-    )
-    dense = w.clone().requires_grad_()
-    ours = torch.autograd.grad(exact_linear(x, dense, weight, bias).square().sum(), (x, dense, bias))
+    assert torch.autograd.gradcheck(lambda x, v, b: sparse_linear(x, replace(weight, values=v), b), (x, values, bias))
     theirs = torch.autograd.grad(torch.nn.functional.linear(x, dense, bias).square().sum(), (x, dense, bias))
-    for a, b in zip(ours, theirs, strict=True):
+    ours = torch.autograd.grad(exact_linear(x, dense, weight, bias).square().sum(), (x, dense, bias))
+    everywhere = compress(torch.ones_like(w))
+    zeros = everywhere.values.zero_().requires_grad_()  # not what is multiplied by
+    y = sparse_linear(x, replace(weight, values=values.detach()), bias, everywhere)
+    watched = torch.autograd.grad(y.square().sum(), (x, zeros, bias))
+    for a, b, c in zip(ours, theirs, watched, strict=True):
         torch.testing.assert_close(a, b)
+        torch.testing.assert_close(c.view_as(b), b)
 
 
 def test_gradients_flow_where_weights_are_frozen_and_in_other_layouts():

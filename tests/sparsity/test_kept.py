@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import Quota, SparsityConfig
+from openwork.sparsity.kept import to_watch
 from openwork.training import TrainConfig
 from openwork.training.loop import make_optimizer, train_step
 
@@ -38,7 +40,22 @@ def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal
 
 def plan(optimizer) -> list[Quota]:
     """What every parameter may keep at the final density: of matrices, what they keep already."""
-    return [Quota(name, optimizer.parameters[name], len(p), 0, 1) for name, p in optimizer.places.items()]
+    return [
+        Quota(name, optimizer.parameters[name], len(kept_places(optimizer, name)), 0, 1) for name in optimizer.places
+    ]
+
+
+def of(optimizer, name: str, vector: Tensor) -> Tensor:
+    """The part of one matrix in a vector over the watched weights of all."""
+    return dict(zip(optimizer.places, optimizer._split(vector), strict=True))[name]
+
+
+def kept_places(optimizer, name: str) -> Tensor:
+    return optimizer.places[name][of(optimizer, name, optimizer.is_kept)]
+
+
+def watched_zeros(optimizer, name: str) -> Tensor:
+    return optimizer.places[name][~of(optimizer, name, optimizer.is_kept)]
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:
@@ -52,35 +69,91 @@ def test_refreshed_at_every_step_it_is_the_exact_mode_but_for_the_moments_of_zer
         assert all(torch.equal(exact[name], fast[name]) for name in exact) == same
 
 
-def test_between_refreshes_the_kept_weights_stay_the_kept_ones():
+def test_between_refreshes_the_kept_and_the_watched_weights_stay_the_same():
     early, late = run("fast", 4, 5, anneal_end=0.25)[1], run("fast", 4, 8, anneal_end=0.25)[1]  # step 4 refreshes
     assert set(late.places) == {name for name, p in late.parameters.items() if p.dim() == 2}
+    assert torch.equal(early.is_kept, late.is_kept)
     late.settle()
     for name, places in late.places.items():
         assert torch.equal(places, early.places[name])
-        assert torch.equal(late.parameters[name].flatten().nonzero().squeeze(1), places)
+        nonzero = late.parameters[name].flatten().nonzero().squeeze(1)
+        assert torch.equal(nonzero, kept_places(late, name))
+        assert len(places) == 2 * len(nonzero)
 
 
-def test_at_a_refresh_a_zero_with_a_large_gradient_returns_and_another_weight_goes():
+def test_what_is_not_kept_is_watched_where_its_momentum_is_largest_and_has_moments():
+    _, optimizer = run("fast", 4, 9)  # step 8 refreshes
+    for name, places in optimizer.places.items():
+        zeros = places[~of(optimizer, name, optimizer.is_kept)]
+        momentum = of(optimizer, name, optimizer.exp_avg)[~of(optimizer, name, optimizer.is_kept)].abs()
+        assert len(zeros) and bool((momentum > 0).all()), name
+        unwatched = torch.ones(optimizer.parameters[name].numel(), dtype=torch.bool)
+        unwatched[places] = False
+        assert optimizer.parameters[name].flatten()[unwatched].count_nonzero() == 0
+    weight, momentum = (
+        torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]),
+        torch.tensor([[1.0, 0.0, -3.0], [0.0, 2.0, 2.0]]),
+    )
+    assert to_watch(weight, momentum, 3).flat.tolist() == [1, 2, 4]
+    assert to_watch(weight, momentum, 5).flat.tolist() == [0, 1, 2, 4, 5]
+
+
+def refresh(optimizer, gradients: dict[str, tuple[int, float]], rate: float) -> float:
+    """Step 8, a refresh, with a gradient of zero but for one weight of some matrices; returns its RMS."""
+    optimizer.begin(8)
+    for name, parameter in optimizer.parameters.items():
+        parameter.grad = torch.zeros_like(parameter)
+        if name in gradients:
+            place, value = gradients[name]
+            parameter.grad.view(-1)[place] = value
+    rms = optimizer.gradient_rms()
+    optimizer.step(rate, rms, plan(optimizer))
+    optimizer.zero_grad()
+    return rms
+
+
+def test_at_a_refresh_a_watched_zero_with_a_large_gradient_returns_and_another_weight_goes():
     _, optimizer = run("fast", 4, 8)
     optimizer.begin(8)
-    for parameter in optimizer.parameters.values():
-        parameter.grad = torch.zeros_like(parameter)
+    before = kept_places(optimizer, "unembed.weight")
+    zero = int(watched_zeros(optimizer, "unembed.weight")[3])
+    refresh(optimizer, {"unembed.weight": (zero, 1.0)}, rate=50.0)
+    after = kept_places(optimizer, "unembed.weight")
+    assert zero not in before and zero in after and len(after) == len(before)
+
+
+def test_at_a_refresh_another_zero_stays_zero_and_is_watched():
+    _, optimizer = run("fast", 4, 8)
+    optimizer.begin(8)
     weight, before = optimizer.parameters["unembed.weight"], optimizer.places["unembed.weight"]
-    zero = int((weight == 0).flatten().nonzero()[7])
-    weight.grad.view(-1)[zero] = 1.0
-    optimizer.step(5.0, optimizer.gradient_rms(), plan(optimizer))
-    after = optimizer.places["unembed.weight"]
-    assert zero not in before and set(after.tolist()) - set(before.tolist()) == {zero} and len(after) == len(before)
-    index = sum(len(p) for p in list(optimizer.places.values())[:-1]) + int((after == zero).nonzero())
-    rms = weight.numel() ** -0.5 * (weight.numel() / optimizer.n_weights) ** 0.5
-    assert float(optimizer.exp_avg[index]) == pytest.approx(0.1 / rms)  # as if its moments had been zero
+    zero = next(place for place in range(weight.numel()) if place not in before)
+    rms = refresh(optimizer, {"unembed.weight": (zero, 1.0)}, rate=5.0)
+    assert zero in watched_zeros(optimizer, "unembed.weight") and weight.flatten()[zero] == 0
+    index = int((optimizer.places["unembed.weight"] == zero).nonzero())
+    m, v = (of(optimizer, "unembed.weight", moment)[index] for moment in (optimizer.exp_avg, optimizer.exp_avg_sq))
+    assert float(m) == pytest.approx(0.1 / rms)  # as if its gradient had been zero before
+    assert float(v) == pytest.approx(1 / rms**2)  # as if it had always been as large
+
+
+def test_a_watched_zero_stays_zero_and_gathers_moments():
+    model, optimizer = run("fast", 4, 9)
+    before = optimizer.exp_avg.clone()
+    batch = torch.randint(0, 40, (4, 9), generator=torch.Generator().manual_seed(5))
+    optimizer.begin(9)
+    torch.nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
+    optimizer.step(0.5, optimizer.gradient_rms(), [])
+    optimizer.settle()
+    changed = optimizer.exp_avg != before
+    for name in optimizer.places:
+        zeros = watched_zeros(optimizer, name)
+        assert optimizer.parameters[name].flatten()[zeros].count_nonzero() == 0
+        assert of(optimizer, name, changed)[~of(optimizer, name, optimizer.is_kept)].any(), name
 
 
 def test_memory_of_the_optimiser_follows_the_non_zeros():
     model, optimizer = run("fast", 4, 8)
-    kept = sum(len(places) for places in optimizer.places.values())
-    assert optimizer.exp_avg.shape == optimizer.exp_avg_sq.shape == (kept,)
+    kept = sum(int(model.get_parameter(name).count_nonzero()) for name in optimizer.places)
+    assert optimizer.exp_avg.shape == optimizer.exp_avg_sq.shape == (2 * kept,)
     assert all(model.get_parameter(name).dim() == 1 for name in optimizer.moments)
 
 
@@ -100,7 +173,7 @@ def check_one_step(tied: bool) -> None:
     seen = 0.0
     for name, parameter in reference.named_parameters():
         gradient = parameter.grad.flatten()
-        seen += float((gradient[optimizer.places[name]] if name in optimizer.places else gradient).square().sum())
+        seen += float((gradient[kept_places(optimizer, name)] if name in optimizer.places else gradient).square().sum())
     n = sum(parameter.numel() for parameter in reference.parameters())
     rms = (optimizer.ratio * seen / n) ** 0.5
 
@@ -110,14 +183,17 @@ def check_one_step(tied: bool) -> None:
     optimizer.step(0.02, rms, [])
     after, offset = weights_now(model, optimizer), 0
     for name, places in optimizer.places.items():
-        m = moments["kept.exp_avg"][offset : offset + len(places)].clone()
-        v = moments["kept.exp_avg_sq"][offset : offset + len(places)].clone()
+        m = moments["watched.exp_avg"][offset : offset + len(places)].clone()
+        v = moments["watched.exp_avg_sq"][offset : offset + len(places)].clone()
         offset += len(places)
         m, v, w = step_of_adam(
             m, v, reference.get_parameter(name).grad.flatten()[places] / rms, before[name].flatten()[places]
         )
-        torch.testing.assert_close(after[name].flatten()[places], w, rtol=1e-4, atol=1e-5)
-        assert int(torch.count_nonzero(after[name])) == len(places)
+        kept = of(optimizer, name, optimizer.is_kept)
+        torch.testing.assert_close(after[name].flatten()[places], w * kept, rtol=1e-4, atol=1e-5)
+        assert int(torch.count_nonzero(after[name])) == int(kept.sum())
+        torch.testing.assert_close(of(optimizer, name, optimizer.exp_avg), m, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of(optimizer, name, optimizer.exp_avg_sq), v, rtol=1e-4, atol=1e-5)
 
 
 def weights_now(model: Transformer, optimizer) -> dict[str, Tensor]:
@@ -143,7 +219,13 @@ def test_the_ratio_is_that_of_all_squares_to_those_seen():
     torch.testing.assert_close(rms, (everything / sum(g.numel() for g in gradients.values())) ** 0.5)
     optimizer.step(0.02, rms, plan(optimizer))
     seen = sum(
-        float((g.flatten()[optimizer.places[name]] if name in optimizer.places else g).square().sum())
+        float((g.flatten()[kept_places(optimizer, name)] if name in optimizer.places else g).square().sum())
         for name, g in gradients.items()
     )
     torch.testing.assert_close(optimizer.ratio, everything / seen, rtol=1e-4, atol=0)
+
+
+def test_a_checkpoint_of_another_mode_is_refused_in_one_line():
+    exact, fast = (run(mode, 4, 5)[1] for mode in ("exact", "fast"))
+    with pytest.raises(UserError, match="train into another directory"):
+        fast.load_state(exact.state(), 5)

@@ -186,7 +186,7 @@ def sparse_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `openwork.kernels.twins.sparse_linear_backward`."""
     x, parts = x.detach().contiguous(), torch.get_num_threads()
-    dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(values)
+    dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(columns)
     gradients, weight = torch.empty(parts, n + d_out), (starts, columns, values, t_starts, t_rows, order)
     sizes = (x.numel() // d_in, d_in, d_out, parts)
     call("sparse_linear_backward", dy.contiguous(), x, *weight, dx, gradients, *sizes)

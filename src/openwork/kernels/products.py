@@ -2,6 +2,7 @@
 
     w = compress(weight)                  # by rows, and by columns for the way back
     y = sparse_linear(x, w, bias)         # gradients for x, for w.values, and for the bias
+    y = sparse_linear(x, w, bias, watched)  # the same y; gradients for watched.values instead, zeros of w among them
     y = exact_linear(x, weight, w, bias)  # the same y; gradients for x and, dense, for the whole of weight
     y = sparse_vector(x, w, t_values, bias)  # the same y for a few tokens; no gradients
 
@@ -61,10 +62,18 @@ def compress(weight: Tensor) -> SparseWeight:
     return SparseWeight((weight.shape[0], weight.shape[1]), *parts)
 
 
-def sparse_linear(x: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
-    """x (..., d_in) times weight (d_out, d_in), plus bias (d_out,). Differentiable once, for ``weight.values`` too."""
-    w = weight
-    return _SparseLinear.apply(x, w.values, bias, w.starts, w.columns, w.t_starts, w.t_rows, w.order)
+def sparse_linear(
+    x: Tensor, weight: SparseWeight, bias: Tensor | None = None, watched: SparseWeight | None = None
+) -> Tensor:
+    """x (..., d_in) times weight (d_out, d_in), plus bias (d_out,). Differentiable once, for ``weight.values`` too.
+
+    Where `watched` is given, ``watched.values`` get the gradient instead: that of the weight at every place in it, be
+    the weight there zero or not. Nothing is multiplied by these values.
+    """
+    w, index = weight, (weight.starts, weight.columns, weight.t_starts, weight.t_rows, weight.order)
+    if watched is None:
+        return _SparseLinear.apply(x, w.values, bias, *index)
+    return _SparseLinear.apply(x, watched.values, bias, *index, w.values, watched.starts, watched.columns)
 
 
 def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -107,7 +116,7 @@ def _(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor |
 
 @torch.library.register_fake("openwork::sparse_linear_backward", lib=operators)
 def _(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight[2]), dy.new_empty(dy.shape[-1])
+    return torch.empty_like(x), dy.new_empty(weight[1].shape), dy.new_empty(dy.shape[-1])
 
 
 def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,22 +126,23 @@ def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
 
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, *index: Tensor) -> Tensor:
-        starts, columns, *_ = index
-        ctx.save_for_backward(x, values, *index)
+    def forward(ctx: Any, x: Tensor, learnt: Tensor, bias: Tensor | None, *index: Tensor) -> Tensor:
+        starts, columns, t_starts, t_rows, order, *watched = index  # watched: nothing, or values, starts, columns
+        values, at_starts, at_columns = watched or (learnt, starts, columns)
+        ctx.save_for_backward(x, at_starts, at_columns, values, t_starts, t_rows, order)
+        ctx.n_index = len(index)
         return _call("sparse_linear", _forward)(x, starts, columns, values, bias, len(starts) - 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, values, starts, columns, t_starts, t_rows, order = ctx.saved_tensors
+        x, _, _, values, t_starts, t_rows, order = ctx.saved_tensors
         if not any(ctx.needs_input_grad[1:3]):
             dx = _call("sparse_linear", _forward)(dy, t_starts, t_rows, values[order], None, x.shape[-1])
-            return dx, *[None] * 7
-        backward = _call("sparse_linear_backward", _backward)
-        gradients = backward(dy, x, starts, columns, values, t_starts, t_rows, order)
+            return dx, *[None] * (2 + ctx.n_index)
+        gradients = _call("sparse_linear_backward", _backward)(dy, *ctx.saved_tensors)
         wanted = zip(gradients, ctx.needs_input_grad, strict=False)
-        return *(gradient if needed else None for gradient, needed in wanted), *[None] * 5
+        return *(gradient if needed else None for gradient, needed in wanted), *[None] * ctx.n_index
 
 
 class _ExactLinear(torch.autograd.Function):

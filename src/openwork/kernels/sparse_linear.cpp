@@ -137,20 +137,20 @@ extern "C" int FUNCTION(sparse_linear)(const float *x, const int32_t *starts, co
     return forward<4 * LANES>(x, w, bias, y, tokens, d_in, d_out, threads);
 }
 
-// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, first in `gradients` (parts, nonzeros +
-// d_out), those of the non-zeros and of the bias, summed in order over `parts` ranges of tokens that have a row each.
-// `order` (nonzeros,) has the places in `values` of the weights sorted by columns. Returns 0, or 1 where there was no
-// memory.
+// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, first in `gradients` (parts, watched +
+// d_out), those of the weights at `starts` and `columns` and of the bias, summed in order over `parts` ranges of tokens
+// that have a row each. The weights at these places may be the non-zeros, or more. `order` (nonzeros,) has the places in
+// `values` of the non-zeros sorted by columns. Returns 0, or 1 where there was no memory.
 extern "C" int FUNCTION(sparse_linear_backward)(const float *dy, const float *x, const int32_t *starts,
                                                 const int32_t *columns, const float *values, const int32_t *t_starts,
                                                 const int32_t *t_rows, const int32_t *order, float *dx,
                                                 float *gradients, int64_t tokens, int64_t d_in, int64_t d_out,
                                                 int64_t parts, int threads) {
-    const int64_t nonzeros = starts[d_out], stride = nonzeros + d_out;
-    Scratch t_values(stride);
+    const int64_t nonzeros = t_starts[d_in], stride = starts[d_out] + d_out;
+    Scratch t_values(nonzeros + 1);
     if (!t_values.data) return 1;
     for (int64_t k = 0; k < nonzeros; k++) t_values.data[k] = values[order[k]];
-    const Sparse w{starts, columns, values}, t{t_starts, t_rows, t_values.data};
+    const Sparse w{starts, columns, nullptr}, t{t_starts, t_rows, t_values.data};
     const bool wide = (d_in + d_out) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads;
     if ((wide ? backward<4 * LANES> : backward<2 * LANES>)(dy, x, w, t, dx, gradients, tokens, d_in, d_out, parts, threads))
         return 1;

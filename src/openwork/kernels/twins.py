@@ -114,7 +114,10 @@ def sparse_linear_backward(
     t_rows: Tensor,
     order: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `sparse_linear`: of x, of the values (n,) alone, and of the bias."""
+    """The gradients of `sparse_linear`: of x, of the weights at starts and columns alone, and of the bias.
+
+    Those places may be the non-zeros, or more; values, t_starts, t_rows and order are of the non-zeros.
+    """
     dx = sparse_linear(dy, t_starts, t_rows, values[order], None, x.shape[-1])
     dy_NO, x_NI = dy.reshape(-1, dy.shape[-1]), x.detach().reshape(-1, x.shape[-1])
     return dx, (dy_NO.T @ x_NI)[_lines(starts), columns.long()], dy_NO.sum(0)

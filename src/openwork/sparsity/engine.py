@@ -33,13 +33,15 @@ class SparseLinear(nn.Linear):
     """An nn.Linear over the same parameters, with the same results to rounding, that skips zero weights."""
 
     kept: SparseWeight | None
-    """While set: the weights that count. They alone get a gradient, ``kept.values.grad``; `weight` may lag behind."""
+    """While set: the weights that count; `weight` may lag behind."""
+    watched: SparseWeight | None
+    """While set: the weights that get a gradient, ``watched.values.grad``; what is kept and some that are zero."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.kept = None
+        self.kept = self.watched = None
         self._compressed: SparseWeight | None = None
         self._by_input: Tensor | None = None
         """The compressed weight's values sorted by input, once a few tokens have asked for them."""
@@ -59,7 +61,7 @@ class SparseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.kept is not None:
-            return sparse_linear(input, self.kept, self.bias)
+            return sparse_linear(input, self.kept, self.bias, self.watched)
         weight = self.compressed()
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return F.linear(input, self.weight, self.bias)

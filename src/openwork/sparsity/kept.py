@@ -1,42 +1,48 @@
-"""Fast mode: gradients and moments for the kept weights alone, and every R-th step an exact one.
+"""Fast mode: gradients and moments for the watched weights alone, and every R-th step a dense gradient.
 
-Between two such steps the kept weights of a matrix, its non-zeros, stay the same: the sparse layers give gradients
-for them alone, and the moments of all matrices are two vectors as long as their non-zeros. Every `refresh_every` steps
-the gradient is dense. Then each matrix takes the step of the exact method, in which zeros may come back and weak
-weights go, with these moments:
+Watched are the *kept* weights of a matrix, its non-zeros, and as many of its zeros. Between two refreshes both stay the
+same: the sparse layers multiply by the kept weights and give gradients for all watched ones, and the moments of all
+matrices are two vectors as long as that. A watched zero stays zero and gathers moments.
 
-- what is kept has the moments that it had,
-- what was zero has moments of zero, so that m = (1 - beta1) g and v = (1 - beta2) g^2 after the step (the exact method
-  would remember the gradients of earlier steps),
-- what is dropped forgets its moments.
+Every `refresh_every` steps the gradient g (of RMS 1) is dense. Then
 
-The density of a matrix therefore falls in stairs of R steps. All vectors, and matrices of which more than `KEPT_BELOW`
-is non-zero, are trained by the exact method.
+- the watched weights take their step, the zeros among them too, and each matrix keeps its largest: a zero comes back
+  if its gradients of the last R steps agree, and a weak weight goes,
+- the zeros of the largest momentum are watched from then on; one that was not watched has m = (1 - beta1) g, as if
+  its gradient had been zero before, and v = g^2, as if it had always been as large.
+
+Zeros that come back on the gradient of one batch drive out weights that are needed, however often one refreshes
+(docs/log.md, "What fast mode forgot"). The density of a matrix falls in stairs of R steps. All vectors, and matrices of
+which more than `KEPT_BELOW` is non-zero, are trained by the exact method.
 
 The RMS that the gradient is divided by is meant over all weights. Between refreshes it is estimated as
-sqrt(ratio / n * square), where `square` sums the gradient's squares over what has one, n counts all weights, and
-`ratio` is that of all squares to those, as it was at the last refresh.
+sqrt(ratio / n * square), where `square` sums the gradient's squares over kept weights and what is trained by the exact
+method, n counts all weights, and `ratio` is that of all squares to those, as it was at the last refresh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from openwork.kernels import SparseWeight, adam_step_, compress
+from openwork.errors import UserError
+from openwork.kernels import SparseWeight, adam_step_, compress, keep_topk_
 from openwork.sparsity.engine import SparseLinear
 from openwork.sparsity.optimizer import Adam, AdamConfig, norm
 from openwork.sparsity.projection import Quota, project_
 
 KEPT_BELOW = 1 / 8
 """Density from which on a matrix is in fast mode; fixed, so that a run is the same method on every machine."""
+WATCHED = 2
+"""Watched weights for every kept one."""
 
 
 class KeptAdam(Adam):
-    """Adam over the kept weights; `layers` are the model's sparse layers."""
+    """Adam over the watched weights; `layers` are the model's sparse layers."""
 
     def __init__(
         self,
@@ -50,9 +56,13 @@ class KeptAdam(Adam):
         by_weight = {layer.weight: layer for layer in layers}
         self.layers = {name: by_weight[p] for name, p in self.parameters.items() if p in by_weight}
         self.places: dict[str, Tensor] = {}
-        """For each matrix in fast mode, the places (n,) of its kept weights in the flat matrix, ascending."""
+        """For each matrix in fast mode, the places (n,) of its watched weights in the flat matrix, ascending."""
         self.values = self.exp_avg = self.exp_avg_sq = torch.empty(0)
-        """Kept weights and their moments, of all these matrices in a row."""
+        """Watched weights and their moments, of all these matrices in a row."""
+        self.is_kept = torch.empty(0, dtype=torch.bool)
+        """Which of them are kept; the others are zero."""
+        self.kept_values, self.kept_index = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        """The kept ones alone, which the sparse layers multiply by, and where they stand among the watched."""
         self.gradient = torch.empty(0)
 
     @property
@@ -67,33 +77,34 @@ class KeptAdam(Adam):
     def settle(self) -> None:
         self._write_back()
         for layer in self.layers.values():
-            layer.kept = None
+            layer.kept = layer.watched = None
 
     def gradient_rms(self) -> float:
+        self.gradient = torch.cat([torch.empty(0), *(self._gradient(name) for name in self.places)])
         if self.refreshing:
             return super().gradient_rms()
-        self.gradient = torch.cat([self._kept_gradient(name) for name in self.places])
         others = [p.grad for name, p in self.parameters.items() if name not in self.places and p.grad is not None]
-        return norm([self.gradient, *others]) * (self.ratio / self.n_weights) ** 0.5
+        return norm([self.gradient[self.kept_index], *others]) * (self.ratio / self.n_weights) ** 0.5
 
     def step(self, rate: float, gradient_rms: float, plan: Sequence[Quota]) -> None:
         self.n += 1
-        quotas = {quota.name: quota for quota in plan}
-        if self.refreshing:
-            self._refresh(rate, gradient_rms, quotas)
-            return
         moments, options = (self.exp_avg, self.exp_avg_sq), self.options(rate, gradient_rms)
         adam_step_(self.values, self.gradient, *moments, decay=self.config.weight_decay, **options)
         for name in self.moments:
             self.update(name, *self.moments[name], rate, gradient_rms)
-        project_([quota for name, quota in quotas.items() if name not in self.places])
+        if self.refreshing:
+            self._refresh(gradient_rms, plan)
+            return
+        project_([quota for quota in plan if quota.name not in self.places])
+        self.values.masked_fill_(~self.is_kept, 0.0)
+        torch.index_select(self.values, 0, self.kept_index, out=self.kept_values)
         self._write_back(lookups_only=True)
 
     def zero_grad(self) -> None:
         super().zero_grad()
         for layer in self.layers.values():
-            if layer.kept is not None:
-                layer.kept.values.grad = None
+            if layer.watched is not None:
+                layer.watched.values.grad = None
 
     @torch.no_grad()
     def _write_back(self, lookups_only: bool = False) -> None:
@@ -104,75 +115,99 @@ class KeptAdam(Adam):
 
     def state(self) -> dict[str, Tensor]:
         self._write_back()
-        kept = {f"places.{name}": places for name, places in self.places.items()}
-        own = {"kept.exp_avg": self.exp_avg, "kept.exp_avg_sq": self.exp_avg_sq}
-        return {**super().state(), **kept, **own, "ratio": torch.tensor(self.ratio, dtype=torch.float64)}
+        watched = {f"watched.{name}": places for name, places in self.places.items()}
+        own = {"watched.exp_avg": self.exp_avg, "watched.exp_avg_sq": self.exp_avg_sq, "watched.is_kept": self.is_kept}
+        return {**super().state(), **watched, **own, "ratio": torch.tensor(self.ratio, dtype=torch.float64)}
 
     def load_state(self, state: dict[str, Tensor], n: int) -> None:
         super().load_state(state, n)
-        self.exp_avg, self.exp_avg_sq = state["kept.exp_avg"].clone(), state["kept.exp_avg_sq"].clone()
+        if "watched.is_kept" not in state:
+            raise UserError("the checkpoint is of an earlier fast mode, or of exact mode; train into another directory")
+        own = ("exp_avg", "exp_avg_sq", "is_kept")
+        self.exp_avg, self.exp_avg_sq, self.is_kept = (state[f"watched.{name}"].clone() for name in own)
         self.ratio = float(state["ratio"])
-        places = {name: state[f"places.{name}"] for name in self.parameters if f"places.{name}" in state}
-        self._keep({name: at_places(self.parameters[name], where) for name, where in places.items()}, places)
+        self.places = {name: state[f"watched.{name}"] for name in self.parameters if f"watched.{name}" in state}
+        weights = {}
+        for (name, places), is_kept in zip(self.places.items(), self._split(self.is_kept), strict=True):
+            shape = self.parameters[name]
+            weights[name] = at_places(shape, places[is_kept]), at_places(shape, places)
+        self._hand_out(weights)
 
     @torch.no_grad()
-    def _refresh(self, rate: float, rms: float, quotas: Mapping[str, Quota]) -> None:
-        """The exact step, one parameter after another, and the choice of what is kept until the next."""
-        before = self._dense_moments()
-        kept: dict[str, SparseWeight] = {}
-        moments_of_kept, seen = [], 0.0
+    def _refresh(self, gradient_rms: float, plan: Sequence[Quota]) -> None:
+        """Every weight has taken its step: choose what is kept and what is watched until the next refresh."""
+        self._write_back()
+        project_(plan)
+        moments = dict(zip(self.places, self._split(torch.stack([self.exp_avg, self.exp_avg_sq])), strict=True))
+        quotas, before, seen = {quota.name: quota for quota in plan}, self.places, 0.0
+        weights: dict[str, tuple[SparseWeight, SparseWeight]] = {}
+        is_kept, moments_of_watched = [], []
         for name, parameter in self.parameters.items():
-            moments = self.moments.pop(name, None) or next(before)
-            self.update(name, *moments, rate, rms)
             gradient, quota = parameter.grad, quotas.get(name)
-            if quota is not None:
-                project_([quota])
             if quota is not None and parameter.dim() == 2 and quota.k <= KEPT_BELOW * parameter.numel():
-                kept[name] = compress(parameter)
-                places = kept[name].flat
-                moments_of_kept.append(torch.stack([moment.view(-1)[places] for moment in moments]))
-                gradient = None if gradient is None else gradient.view(-1)[places]
-            else:
-                self.moments[name] = moments
+                dense = self.moments.pop(name, None)
+                if dense is None:
+                    dense = self._dense(parameter, gradient_rms, before[name], moments[name])
+                weights[name] = compress(parameter), to_watch(parameter, dense[0], WATCHED * quota.k)
+                kept, places = (weight.flat for weight in weights[name])
+                moments_of_watched.append(torch.stack([moment.view(-1)[places] for moment in dense]))
+                is_kept.append(parameter.view(-1)[places] != 0)
+                gradient = None if gradient is None else gradient.view(-1)[kept]
             seen += 0.0 if gradient is None else norm([gradient]) ** 2
-        self.ratio = rms**2 * self.n_weights / seen if seen > 0 else 1.0
-        if kept:
-            self.exp_avg, self.exp_avg_sq = torch.cat(moments_of_kept, dim=1)
-        self._keep(kept, {name: weight.flat for name, weight in kept.items()})
-
-    def _keep(self, weights: Mapping[str, SparseWeight], places: dict[str, Tensor]) -> None:
-        """Train these weights alone from now on: their values as one vector, of which every layer has its part."""
-        self.places = places
+        self.ratio = gradient_rms**2 * self.n_weights / seen if seen > 0 else 1.0
+        self.places = {name: watched.flat for name, (_, watched) in weights.items()}
         if weights:
-            self.values = torch.cat([weight.values for weight in weights.values()])
-        for (name, weight), values in zip(weights.items(), self._split(self.values), strict=True):
-            if name in self.layers:
-                self.layers[name].kept = replace(weight, values=values.requires_grad_())
+            self.exp_avg, self.exp_avg_sq = torch.cat(moments_of_watched, dim=1)
+            self.is_kept = torch.cat(is_kept)
+        self._hand_out(weights)
 
-    def _kept_gradient(self, name: str) -> Tensor:
-        """That of the kept weights of a matrix: from its sparse layer, from a look-up, or (tied) both."""
+    def _dense(self, parameter: Tensor, rms: float, places: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Both moments of a whole matrix after a step: at `places` those in `known` (2, n), else by one gradient."""
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / (rms or 1.0)
+        dense = gradient * (1 - self.config.betas[0]), gradient.square_()
+        for moment, values in zip(dense, known, strict=True):
+            moment.view(-1)[places] = values
+        return dense
+
+    def _hand_out(self, weights: Mapping[str, tuple[SparseWeight, SparseWeight]]) -> None:
+        """Gather the watched weights of all matrices; a sparse layer gets its part, kept and watched in `weights`."""
+        parts = [self.parameters[name].detach().view(-1)[places] for name, places in self.places.items()]
+        self.values = torch.cat([torch.empty(0), *parts])
+        self.kept_index = self.is_kept.nonzero().squeeze(1)
+        self.kept_values = self.values[self.kept_index]
+        ends = itertools.accumulate(len(kept.values) for kept, _ in weights.values())
+        for (name, (kept, watched)), values, end in zip(weights.items(), self._split(self.values), ends, strict=True):
+            if name in self.layers:
+                of_kept = self.kept_values[end - len(kept.values) : end]
+                self.layers[name].kept = replace(kept, values=of_kept)
+                self.layers[name].watched = replace(watched, values=values.requires_grad_())
+
+    def _gradient(self, name: str) -> Tensor:
+        """That of the watched weights of a matrix: from its sparse layer, from a dense gradient, or (tied) both."""
         layer, dense = self.layers.get(name), self.parameters[name].grad
         parts = [] if dense is None else [dense.view(-1)[self.places[name]]]
-        if layer is not None and layer.kept is not None and layer.kept.values.grad is not None:
-            parts.append(layer.kept.values.grad)
+        if layer is not None and layer.watched is not None and layer.watched.values.grad is not None:
+            parts.append(layer.watched.values.grad)
         return sum(parts[1:], parts[0])
 
-    def _dense_moments(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The moments of each matrix in fast mode as dense tensors, one after another, zeros where nothing is kept."""
-        moments = torch.stack([self.exp_avg, self.exp_avg_sq])
-        for (name, places), of_kept in zip(self.places.items(), self._split(moments), strict=True):
-            dense = torch.zeros(2, *self.parameters[name].shape)
-            dense.view(2, -1)[:, places] = of_kept
-            yield dense[0], dense[1]
-
     def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Vectors (..., all kept weights) as their parts, one for each matrix."""
+        """Vectors (..., all watched weights) as their parts, one for each matrix."""
         return vectors.detach().split([len(places) for places in self.places.values()], dim=-1)
 
 
+def to_watch(weight: Tensor, momentum: Tensor, n: int) -> SparseWeight:
+    """A weight of n entries: where `weight` is not zero, and where else `momentum` is largest in magnitude.
+
+    Fewer where there is no momentum. The entries' values mean nothing.
+    """
+    score = momentum.abs().masked_fill_(weight != 0, float("inf"))
+    keep_topk_(score, n, 0, 1)
+    return compress(score)
+
+
 @torch.no_grad()
-def at_places(dense: Tensor, places: Tensor) -> SparseWeight:
-    """The weights at `places` of the flat matrix `dense`, zeros among them too."""
-    marked = torch.zeros_like(dense)
+def at_places(like: Tensor, places: Tensor) -> SparseWeight:
+    """A sparse weight of the shape of `like`, all of whose values, at `places` of the flat matrix, are 1."""
+    marked = torch.zeros_like(like)
     marked.view(-1)[places] = 1.0
-    return replace(compress(marked), values=dense.view(-1)[places])
+    return compress(marked)
