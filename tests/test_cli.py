@@ -586,6 +586,8 @@ def test_every_flipped_bit_of_a_card_is_refused_or_changes_nothing(made, tmp_pat
         (("single_double_quote", "beta2=3"), "prune.beta2 is 3.0"),
         (("single_double_quote", "init_bias=nan"), "prune.init_bias is nan"),
         (("single_double_quote", "k_coefs=1,nan"), "prune.k_coefs is (1.0, nan)"),
+        (("single_double_quote", "edge_prices=-1"), "prune.edge_prices is (-1.0,)"),
+        (("single_double_quote", "edge_pairs=0"), "prune.edge_pairs is 0"),
         (("single_double_quote", "--corpus", "/no/such"), "/no/such is no corpus"),
         (("single_double_quote", "ablation=sawn"), "choose one of mean, zero"),
         (("single_double_quote", "stebs=3"), "did you mean 'steps'?"),

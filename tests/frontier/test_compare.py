@@ -40,8 +40,11 @@ def test_a_task_whose_target_was_missed_is_named_and_in_no_mean():
     assert found.ratio("edges", 0) == pytest.approx(10)
     assert found.means()[0]["failed"] == "b"
     rows = {row["task"]: row for row in found.rows()}
-    assert rows["b"]["dense loss"] == "0.100 MISSED" and rows["a"]["dense loss"] == "0.100"
-    assert rows["c"]["dense edges"] == ""
+    assert rows["b"]["missed"] == "sparse 0.100, dense 0.100" and rows["a"]["missed"] == ""
+    assert rows["a"]["edges"] == "2 / 20" and rows["a"]["times"] == 10 and rows["c"]["unpruned"] == "0.200 / 0.000"
+    assert rows["c"]["edges"] == rows["c"]["times"] == ""
+    assert found.summary()["means"][0]["tasks"] == ["a"]
+    assert not {"missed", "failed"} & {*by_hand().rows()[0], *by_hand().means()[0]}  # no column in which nothing stands
 
 
 def test_the_figure_is_drawn(tmp_path):
@@ -75,6 +78,21 @@ def test_circuits_of_another_target_are_refused(planted, tmp_path):
     other = PruneConfig(**{**QUICK.__dict__, "target": 0.3})
     with pytest.raises(UserError, match="has the target 0.15, not 0.3"):
         compare(*models, tmp_path, names=["one"], config=other)
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(UserError, match=r"one-0\.circuit has the target 0.15, not 0.3"):
+        compare(*models, tmp_path, names=["one"], config=other)
+
+
+def test_circuits_of_another_search_are_refused(planted, tmp_path):
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    compare(*models, tmp_path, names=["one"], config=QUICK)
+    other = PruneConfig(**{**QUICK.__dict__, "edge_prices": (1.0,)})
+    with pytest.raises(UserError, match=r"search\.json has the edge_prices \[1\.0, 0\.3, 0\.1, 0\.03\], not \[1\.0\]"):
+        compare(*models, tmp_path, names=["one"], config=other)
+    for damaged in ("{", "[]"):
+        (tmp_path / "search.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"search\.json is damaged"):
+            compare(*models, tmp_path, names=["one"], config=QUICK)
 
 
 def test_models_that_share_no_task_are_refused(planted, monkeypatch, tmp_path):

@@ -387,7 +387,7 @@ def compare(
     numbers = compared.summary()
     draw_comparison(compared, out / "comparison.png")
     write_json(out / "comparison.json", numbers)
-    print_rows(f"circuits at {wanted.target:g} nats", compared.rows())
+    print_rows(f"sparse / dense, circuits at {wanted.target:g} nats", compared.rows())
     print_rows("geometric means over the tasks that reached the target in both", compared.means())
     console.print(f"figure: {(out / 'comparison.png').resolve()}", soft_wrap=True)
     write_json(json_file, numbers)

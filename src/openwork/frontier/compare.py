@@ -6,6 +6,7 @@ counts as it was found, seed by seed: the best of several seeds would flatter wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from openwork import tasks
-from openwork.artifacts import Circuit
+from openwork.artifacts import Circuit, write_atomically
+from openwork.config import to_dict
 from openwork.errors import UserError
 from openwork.model import Transformer
 from openwork.pruning import PruneConfig, ablation_values, load_circuit, prune
@@ -82,31 +84,31 @@ class Comparison:
         return self.mean("dense", size, seed) / self.mean("sparse", size, seed)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One for every task and seed, and one for every task that a model cannot do."""
+        """One for every task and seed, and one for every task that a model cannot do; cells are sparse / dense."""
         rows = []
         for task, losses in self.unpruned.items():
-            unpruned = {f"{side} unpruned": loss for side, loss in zip(SIDES, losses, strict=True)}
             for seed in self.seeds if task in self.tasks else ("",):
-                row: dict[str, Any] = {"task": task, "seed": seed, **unpruned}
-                for side in SIDES:
-                    one = self.of(side, task, seed) if isinstance(seed, int) else None
-                    row |= {f"{side} {size}": getattr(one, size, "") for size in SIZES}
-                    row[f"{side} loss"] = "" if one is None else f"{one.loss:.3f}{'' if one.reached else ' MISSED'}"
+                row: dict[str, Any] = {"task": task, "seed": seed, "unpruned": " / ".join(f"{x:.3f}" for x in losses)}
+                of = [self.of(side, task, seed) for side in SIDES] if isinstance(seed, int) else []
+                row |= {size: " / ".join(f"{getattr(one, size):,}" for one in of) for size in SIZES}
+                row["times"] = of[1].edges / max(1, of[0].edges) if of else ""
+                row["missed"] = ", ".join(f"{one.side} {one.loss:.3f}" for one in of if not one.reached)
                 rows.append(row)
-        return rows
+        return _without_empty("missed", rows)
 
     def means(self) -> list[dict[str, Any]]:
-        """Means and ratios, one row for every seed."""
-        return [
+        """Means and ratios, one row for every seed; sizes are sparse / dense."""
+        rows = [
             {
                 "seed": seed,
                 "tasks": len(self.tasks) - len(self.failed(seed)),
                 "failed": ", ".join(self.failed(seed)),
-                **{f"{side} {size}": self.mean(side, size, seed) for side in SIDES for size in SIZES},
-                **{f"{size}, dense over sparse": self.ratio(size, seed) for size in SIZES},
+                **{size: " / ".join(f"{self.mean(side, size, seed):,.1f}" for side in SIDES) for size in SIZES},
+                **{f"times, {size}": self.ratio(size, seed) for size in SIZES},
             }
             for seed in self.seeds
         ]
+        return _without_empty("failed", rows)
 
     def summary(self) -> dict[str, Any]:
         """Every number, for JSON."""
@@ -115,8 +117,22 @@ class Comparison:
             "tasks": list(self.tasks),
             "unpruned": {task: dict(zip(SIDES, losses, strict=True)) for task, losses in self.unpruned.items()},
             "found": [asdict(one) for one in self.found],
-            "means": self.means(),
+            "means": [
+                {
+                    "seed": seed,
+                    "tasks": [task for task in self.tasks if task not in self.failed(seed)],
+                    **{f"{side}_{size}": self.mean(side, size, seed) for side in SIDES for size in SIZES},
+                    **{f"{size}_dense_over_sparse": self.ratio(size, seed) for size in SIZES},
+                }
+                for seed in self.seeds
+            ],
         }
+
+
+def _without_empty(column: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without a column in which nothing stands."""
+    empty = not any(row[column] for row in rows)
+    return [{name: cell for name, cell in row.items() if not (empty and name == column)} for row in rows]
 
 
 def shared(unpruned: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
@@ -136,12 +152,12 @@ def compare(
 ) -> Comparison:
     """Prune both models on all of the tasks `names` that both can do, one search for each seed.
 
-    The circuits lie in `out`, as ``sparse/TASK-SEED.circuit`` and ``dense/TASK-SEED.circuit``; those that are there
-    are not looked for again.
+    The circuits lie in `out`, as ``sparse/TASK-SEED.circuit`` and ``dense/TASK-SEED.circuit``, and ``search.json`` says
+    how they were looked for; those that are there are not looked for again.
 
     Raises:
         UserError: a model has no tokenizer or no means, a task is unknown or there is none that both can do, or a
-            circuit in `out` is of another model, task or target.
+            circuit in `out` is of another model, task or search.
     """
     config, names = config or PruneConfig(), tuple(names or tasks.names())
     models: dict[Side, Transformer] = {"sparse": sparse, "dense": dense}
@@ -155,6 +171,7 @@ def compare(
             f"no task has an unpruned loss below {CAN_DO} in both models (the nearest, {nearest}, has {losses}); "
             "compare better models"
         )
+    _same_search(out / "search.json", config)
     found = []
     for task in shared(unpruned):
         for side, model in models.items():
@@ -179,6 +196,23 @@ def _check(models: Mapping[Side, Transformer], names: Sequence[str], config: Pru
         if model.tokenizer is None:
             raise UserError(f"the {side} model has no tokenizer, which tasks need; compare models that have one")
         ablation_values(model, config.ablation)  # refuses a model without means
+
+
+def _same_search(path: Path, config: PruneConfig) -> None:
+    """Note in `path` how circuits are looked for; refuse where it says that those beside it were found otherwise."""
+    asked = json.loads(json.dumps(to_dict(config)))
+    if not path.is_file():
+        write_atomically(path, json.dumps(asked, indent=2) + "\n")
+    try:
+        found = json.loads(path.read_text())
+        differs = next((name for name in {**asked, **found} if found.get(name) != asked.get(name)), None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, if what lies beside it is of this search") from error
+    if differs is not None:
+        raise UserError(
+            f"{path} has the {differs} {found.get(differs)}, not {asked.get(differs)}; give another --out, or delete "
+            "this directory"
+        )
 
 
 def _stem(task: str) -> str:
