@@ -51,12 +51,26 @@ def test_output_and_gradients_are_those_of_the_definition(name, d_head, length, 
 
 
 @compiled
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 40), (3, 5), (7, 33)])
-def test_queries_are_the_last_of_the_keys(name, queries, keys):
-    q, k, v = tensors(2, queries, keys, 32)
+@pytest.mark.parametrize("d_head", [16, 32, 64])
+@pytest.mark.parametrize("with_sink", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 16), (1, 17), (1, 100), (3, 5), (7, 33)])
+def test_queries_are_the_last_of_the_keys(name, queries, keys, with_sink, d_head):
+    q, k, v = tensors(2, queries, keys, 2 * d_head)
+    sink = torch.tensor([0.5, -3.0]) if with_sink else None
     with engine(name), torch.no_grad():
-        y = attention(q, k, v, 16, torch.zeros(2))
-    torch.testing.assert_close(y.double(), by_definition(q, k, v, 16, torch.zeros(2)), rtol=1e-4, atol=1e-5)
+        y = attention(q, k, v, d_head, sink)
+    torch.testing.assert_close(y.double(), by_definition(q, k, v, d_head, sink), rtol=1e-4, atol=1e-5)
+
+
+@compiled
+def test_a_single_query_sees_what_is_not_finite_in_its_own_head(name):
+    for which in range(3):
+        inputs = list(tensors(1, 1, 21, 32))
+        inputs[which] = inputs[which].detach().clone()
+        inputs[which][0, -1, 3] = float("nan")
+        with engine(name), torch.no_grad():
+            y = attention(*inputs, 16, torch.zeros(2))[0, 0]
+        assert y[3].isnan() and y[16:].isfinite().all() and (which == 2 or y[:16].isnan().all()), which
 
 
 @compiled

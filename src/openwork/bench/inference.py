@@ -21,9 +21,12 @@ from openwork.sparsity import SparsityConfig, project_, quotas, use_sparse_layer
 
 
 def bench_inference(
-    layers: int, d_model: int, density: float, *, n_ctx: int = 256, filled: int = 32, rounds: int = 7, repeats: int = 5
+    layers: int, d_model: int, density: float, *, n_ctx: int = 256, filled: int = 32, rounds: int = 7, repeats: int = 20
 ) -> dict[str, Any]:
-    """Median tokens per second of a new token after `filled` others, and of a whole context at once."""
+    """Median tokens per second of a new token after `filled` others, and of a whole context at once.
+
+    A round takes `repeats` tokens in a row, as generation does: the first finds another way's weights in the caches.
+    """
     shape = ModelConfig(n_layers=layers, d_model=d_model, n_ctx=n_ctx)
     sparse = Transformer(shape).eval()
     project_(quotas(sparse, SparsityConfig(density=density), density))

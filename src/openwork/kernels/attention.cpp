@@ -57,6 +57,21 @@ inline void gather(const float *x, const Shape &s, int64_t t, int64_t here, floa
     fetch_next<0>(x, s, t);
 }
 
+// Makes of the scores in p (keys,), to which -inf may follow up to a whole vector, and their largest in `most` what a query
+// gives to every key, before division by `total`, the sum with the sink's share; `top` is the largest score of all.
+inline void exponentiate(float *p, int64_t keys, Vec most, float sink, float &top, float &total) {
+    const float m = largest(most);
+    top = m > sink ? m : sink;
+    if (top == -__builtin_inff()) top = 0.0f;
+    Vec of_keys = {};
+    for (int64_t j = 0; j < keys; j += LANES) {
+        const Vec e = exponential(load(p + j) - top);
+        of_keys += e;
+        store(p + j, e);
+    }
+    total = sum(of_keys) + exponential(all(sink - top))[0];
+}
+
 // p (QUERIES, padded): what each of `here` queries from position t on gives to every key, before division by the
 // returned sums (with the sink's share); their largest scores in `top`.
 template <int D>
@@ -76,18 +91,37 @@ inline void weigh(const float *rows, const float *k_lanes, const Shape &s, int64
             store(p + i * s.padded + j, scores[i]);
         }
     }
-    for (int i = 0; i < here; i++) {
-        const float m = largest(most[i]);
-        top[i] = m > sink ? m : sink;
-        if (top[i] == -__builtin_inff()) top[i] = 0.0f;
-        Vec total = {};
-        for (int64_t j = 0; j <= last; j += LANES) {
-            const Vec e = exponential(load(p + i * s.padded + j) - top[i]);
-            total += e;
-            store(p + i * s.padded + j, e);
+    for (int i = 0; i < here; i++) exponentiate(p + i * s.padded, last + 1, most[i], sink, top[i], sums[i]);
+}
+
+// A single query, that of a new token: its keys are not brought into lanes, which they would leave after one use.
+template <int D>
+void forward_one(const float *q, const float *k, const float *v, float sink, float *y, float *lse, const Shape &s,
+                 float *p) {
+    constexpr int N = D / LANES;
+    Vec query[N], out[N] = {}, index, most = all(-__builtin_inff());
+    for (int n = 0; n < N; n++) query[n] = load(q + n * LANES);
+    for (int i = 0; i < LANES; i++) index[i] = float(i);
+    for (int64_t j = 0; j < s.keys; j += LANES) {
+        Vec parts[LANES] = {};
+        for (int64_t i = 0; i < (s.keys - j < LANES ? s.keys - j : LANES); i++) {
+            const float *key = k + (j + i) * s.stride;
+            for (int n = 0; n < N; n++) parts[i] += query[n] * load(key + n * LANES);
+            __builtin_prefetch(key + D);  // the next head's
         }
-        sums[i] = sum(total) + exponential(all(sink - top[i]))[0];
+        const Vec scores = choose(index + float(j) < float(s.keys), sums(parts) * s.scale, all(-__builtin_inff()));
+        most = larger(scores, most);
+        store(p + j, scores);
     }
+    float top, total;
+    exponentiate(p, s.keys, most, sink, top, total);
+    for (int64_t j = 0; j < s.keys; j++) {
+        const float *value = v + j * s.stride;
+        for (int n = 0; n < N; n++) out[n] += all(p[j]) * load(value + n * LANES);
+        __builtin_prefetch(value + D);
+    }
+    for (int n = 0; n < N; n++) store(y + n * LANES, out[n] / total);
+    *lse = top + std::log(total);
 }
 
 template <int D>
@@ -227,8 +261,12 @@ extern "C" int FUNCTION(attention)(const float *q, const float *k, const float *
         const int64_t key_at = b * keys * stride + h * d_head;
         Scratch scratch((d_head + QUERIES) * s.padded);
         if (!scratch.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-        FOR_HEAD(d_head, forward)(q + at, k + key_at, v + key_at, sink ? sink[h] : -__builtin_inff(), y + at,
-                                  lse + part * queries, queries, s, scratch.data);
+        const float own = sink ? sink[h] : -__builtin_inff();
+        if (queries == 1)
+            FOR_HEAD(d_head, forward_one)(q + at, k + key_at, v + key_at, own, y + at, lse + part, s, scratch.data);
+        else
+            FOR_HEAD(d_head, forward)(q + at, k + key_at, v + key_at, own, y + at, lse + part * queries, queries, s,
+                                      scratch.data);
     });
     return failed;
 }

@@ -93,7 +93,7 @@ def keep_freed_memory() -> None:
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can work on these: they are there, and all tensors are float32 in main memory."""
-    return library is not None and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    return library is not None and all(x.is_cpu and x.dtype is torch.float32 for x in tensors)
 
 
 def here(*tensors: Tensor) -> bool:
@@ -103,15 +103,14 @@ def here(*tensors: Tensor) -> bool:
 
 def call(name: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel on contiguous tensors (None is a null pointer) and numbers, on as many threads as PyTorch uses."""
-    plain: list[float | None] = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            assert argument.is_contiguous(), (name, argument.shape, argument.stride())
-            plain.append(argument.data_ptr())
-        else:
-            plain.append(argument)
+    plain = [_address(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
     if getattr(library, "openwork_" + name)(*plain, torch.get_num_threads()):
         raise MemoryError(f"no memory left for {name}")
+
+
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous(), (tensor.shape, tensor.stride())
+    return tensor.data_ptr()
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
