@@ -150,8 +150,19 @@ def test_a_watched_zero_stays_zero_and_gathers_moments():
         assert of(optimizer, name, changed)[~of(optimizer, name, optimizer.is_kept)].any(), name
 
 
+def test_while_the_density_falls_a_matrix_is_trained_by_the_exact_method():
+    (exact, _), (fast, optimizer) = run("exact", 1, 5), run("fast", 1, 5)
+    assert not optimizer.places
+    assert all(torch.equal(a, b) for a, b in zip(exact.parameters(), fast.parameters(), strict=True))
+    for steps, names in (
+        (6, {"embed.weight", "unembed.weight"}),
+        (7, {n for n, p in fast.named_parameters() if p.dim() == 2}),
+    ):
+        assert run("fast", 1, steps)[1].places.keys() == names  # embeddings end at 1/8, and so earlier
+
+
 def test_memory_of_the_optimiser_follows_the_non_zeros():
-    model, optimizer = run("fast", 4, 8)
+    model, optimizer = run("fast", 4, 9)
     kept = sum(int(model.get_parameter(name).count_nonzero()) for name in optimizer.places)
     assert optimizer.exp_avg.shape == optimizer.exp_avg_sq.shape == (2 * kept,)
     assert all(model.get_parameter(name).dim() == 1 for name in optimizer.moments)

@@ -12,8 +12,8 @@ Every `refresh_every` steps the gradient g (of RMS 1) is dense. Then
   its gradient had been zero before, and v = g^2, as if it had always been as large.
 
 Zeros that come back on the gradient of one batch drive out weights that are needed, however often one refreshes
-(docs/log.md, "What fast mode forgot"). The density of a matrix falls in stairs of R steps. All vectors, and matrices of
-which more than `KEPT_BELOW` is non-zero, are trained by the exact method.
+(docs/log.md, "What fast mode forgot"). All vectors, matrices whose density still falls, and those of which more than
+`KEPT_BELOW` stays non-zero, are trained by the exact method.
 
 The RMS that the gradient is divided by is meant over all weights. Between refreshes it is estimated as
 sqrt(ratio / n * square), where `square` sums the gradient's squares over kept weights and what is trained by the exact
@@ -36,22 +36,26 @@ from openwork.sparsity.optimizer import Adam, AdamConfig, norm
 from openwork.sparsity.projection import Quota, project_
 
 KEPT_BELOW = 1 / 8
-"""Density from which on a matrix is in fast mode; fixed, so that a run is the same method on every machine."""
+"""The largest final density of a matrix in fast mode; fixed, so that a run is the same method on every machine."""
 WATCHED = 2
 """Watched weights for every kept one."""
 
 
 class KeptAdam(Adam):
-    """Adam over the watched weights; `layers` are the model's sparse layers."""
+    """Adam over the watched weights; `layers` are the model's sparse layers, `final` is what is kept in the end."""
 
     def __init__(
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         config: AdamConfig,
         layers: Iterable[SparseLinear],
+        final: Sequence[Quota],
         refresh_every: int,
     ) -> None:
         super().__init__(named, config)
+        matrices = (quota for quota in final if quota.parameter.dim() == 2)
+        self.final = {q.name: q.k for q in matrices if q.k <= KEPT_BELOW * q.parameter.numel()}
+        """How many weights a matrix keeps from when on it is in fast mode."""
         self.refresh_every, self.refreshing, self.ratio = refresh_every, True, 1.0
         by_weight = {layer.weight: layer for layer in layers}
         self.layers = {name: by_weight[p] for name, p in self.parameters.items() if p in by_weight}
@@ -144,7 +148,7 @@ class KeptAdam(Adam):
         is_kept, moments_of_watched = [], []
         for name, parameter in self.parameters.items():
             gradient, quota = parameter.grad, quotas.get(name)
-            if quota is not None and parameter.dim() == 2 and quota.k <= KEPT_BELOW * parameter.numel():
+            if quota is not None and quota.k <= self.final.get(name, 0):
                 dense = self.moments.pop(name, None)
                 if dense is None:
                     dense = self._dense(parameter, gradient_rms, before[name], moments[name])

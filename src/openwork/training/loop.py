@@ -62,9 +62,10 @@ class TrainConfig:
     """One training run."""
 
     mode: Literal["exact", "fast"] = "exact"
-    """exact: a gradient and moments for every weight. fast: for kept weights alone (see `openwork.sparsity.kept`)."""
+    """exact: a gradient and moments for every weight. fast: once the density no longer falls, for the kept weights and
+    as many zeros alone (see `openwork.sparsity.kept`)."""
     refresh_every: int = 10
-    """In fast mode, steps from one exact step, in which weights may come back, to the next."""
+    """In fast mode, steps from one dense gradient, after which weights may come back, to the next."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     tokens: int = 5_000_000
@@ -206,7 +207,8 @@ def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
     layers = use_sparse_layers(model)
     adam = AdamConfig(config.betas, config.eps, config.weight_decay)
     if config.mode == "fast":
-        return KeptAdam(model.named_parameters(), adam, layers, config.refresh_every)
+        final = quotas(model, config.sparsity, config.sparsity.density)
+        return KeptAdam(model.named_parameters(), adam, layers, final, config.refresh_every)
     return Adam(model.named_parameters(), adam)
 
 
