@@ -135,6 +135,22 @@ def test_at_a_refresh_another_zero_stays_zero_and_is_watched():
     assert float(v) == pytest.approx(1 / rms**2)  # as if it had always been as large
 
 
+def test_at_a_refresh_what_was_watched_before_goes_on_with_its_moments():
+    _, optimizer = run("fast", 4, 8)
+    before = {
+        name: (places, *(of(optimizer, name, moment).clone() for moment in (optimizer.exp_avg, optimizer.exp_avg_sq)))
+        for name, places in optimizer.places.items()
+    }
+    refresh(optimizer, {"unembed.weight": (0, 1.0)}, rate=0.0)
+    for name in before.keys() - {"unembed.weight"}:
+        places, *moments = before[name]
+        both = torch.isin(optimizer.places[name], places)
+        assert both.any(), name
+        for now, then, beta in zip((optimizer.exp_avg, optimizer.exp_avg_sq), moments, (0.9, 0.95), strict=True):
+            expected = then[torch.isin(places, optimizer.places[name])] * beta
+            torch.testing.assert_close(of(optimizer, name, now)[both], expected)
+
+
 def test_a_watched_zero_stays_zero_and_gathers_moments():
     model, optimizer = run("fast", 4, 9)
     before = optimizer.exp_avg.clone()
@@ -205,6 +221,9 @@ def check_one_step(tied: bool) -> None:
         assert int(torch.count_nonzero(after[name])) == int(kept.sum())
         torch.testing.assert_close(of(optimizer, name, optimizer.exp_avg), m, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(of(optimizer, name, optimizer.exp_avg_sq), v, rtol=1e-4, atol=1e-5)
+    reference.load_state_dict(after, strict=False)
+    optimizer.begin(10)  # no refresh: the sparse layers go on with the weights that the step has changed
+    torch.testing.assert_close(model(batch[:, :-1]), reference(batch[:, :-1]), rtol=1e-4, atol=1e-5)
 
 
 def weights_now(model: Transformer, optimizer) -> dict[str, Tensor]:

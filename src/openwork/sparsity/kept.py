@@ -204,7 +204,7 @@ def to_watch(weight: Tensor, momentum: Tensor, n: int) -> SparseWeight:
 
     Fewer where there is no momentum. The entries' values mean nothing.
     """
-    score = momentum.abs().masked_fill_(weight != 0, float("inf"))
+    score = momentum.masked_fill(weight != 0, float("inf"))
     keep_topk_(score, n, 0, 1)
     return compress(score)
 
