@@ -97,7 +97,7 @@ def test_gradients_are_summed_over_the_threads(threads):
 
 @every_engine
 @pytest.mark.parametrize("density", [0, 0.02, 0.3, 1])
-@pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(1, 1, 1), (1, 300, 77), (3, 31, 200)])
+@pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(1, 1, 1), (1, 300, 77), (3, 31, 200), (2, 2500, 60)])
 def test_a_few_tokens_with_many_zeros(name, tokens, d_in, d_out, density):
     w, random = sparse(d_out, d_in, density), torch.Generator().manual_seed(1)
     x = torch.randn(tokens, d_in, generator=random) * (torch.rand(tokens, d_in, generator=random) < 0.25)

@@ -57,8 +57,8 @@ inline void gather(const float *x, const Shape &s, int64_t t, int64_t here, floa
     fetch_next<0>(x, s, t);
 }
 
-// Makes of the scores in p (keys,), to which -inf may follow up to a whole vector, and their largest in `most` what a query
-// gives to every key, before division by `total`, the sum with the sink's share; `top` is the largest score of all.
+// Makes of the scores in p (keys,), to which -inf may follow up to a whole vector, and their largest in `most` what a
+// query gives to every key, before division by `total`, the sum with the sink's share; `top` is the largest of all.
 inline void exponentiate(float *p, int64_t keys, Vec most, float sink, float &top, float &total) {
     const float m = largest(most);
     top = m > sink ? m : sink;

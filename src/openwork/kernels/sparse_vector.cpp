@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int64_t INPUTS = 1024;  // looked at together for those that are not zero
-constexpr int32_t AHEAD = 16;     // so many of these ahead, an input's weights are fetched
+constexpr int32_t AHEAD = 16;       // so many of these ahead, an input's weights are fetched
 
 }  // namespace
 
