@@ -51,8 +51,8 @@ def from_dict(kind: type[T], content: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as a nested dict of plain JSON values."""
-    return dataclasses.asdict(config)
+    """The config as a nested dict of plain JSON values, as it reads back from a file."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def number(text: str, name: str) -> float:

@@ -137,10 +137,7 @@ def _finish(out: Path, summary: dict[str, Any], console: Console, open_page: boo
 def _model(corpus: Corpus, config: TrainConfig, path: Path, console: Console) -> Transformer:
     if (path / "config.json").is_file():
         about = read_json(path / "config.json", "model config").get("about") or {}
-        if (
-            about.get("training") != json.loads(json.dumps(to_dict(config)))
-            or about.get("corpus") != corpus.manifest.hash
-        ):
+        if about.get("training") != to_dict(config) or about.get("corpus") != corpus.manifest.hash:
             raise UserError(
                 f"{path} was trained with other settings or another corpus; give another --out, or delete it"
             )

@@ -200,7 +200,7 @@ def _check(models: Mapping[Side, Transformer], names: Sequence[str], config: Pru
 
 def _same_search(path: Path, config: PruneConfig) -> None:
     """Note in `path` how circuits are looked for; refuse where it says that those beside it were found otherwise."""
-    asked = json.loads(json.dumps(to_dict(config)))
+    asked = to_dict(config)
     if not path.is_file():
         write_atomically(path, json.dumps(asked, indent=2) + "\n")
     try:

@@ -9,7 +9,6 @@ A run writes a Model directory with its own state beside it:
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -149,7 +148,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
     optimizer = make_optimizer(model, config)
-    about = {"config": _plain(config), "corpus": corpus.manifest.hash}
+    about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
     start = resume(out / "checkpoints", model, optimizer, about)
     if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
         raise UserError(f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}")
@@ -177,7 +176,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     optimizer.settle()
     plot_run(out)
     model.means = corpus_means(model, corpus)
-    about = {"training": _plain(config), "corpus": corpus.manifest.hash, "data": corpus.manifest.source}
+    about = {"training": to_dict(config), "corpus": corpus.manifest.hash, "data": corpus.manifest.source}
     save_model(model, out, about=about)
     write_card(model, corpus, out)
     return model.eval()
@@ -281,11 +280,6 @@ def _check_fit(corpus: Corpus, config: TrainConfig, device: str) -> None:
             f"model.d_vocab is {config.model.d_vocab}, but the corpus {corpus.path} has "
             f"{corpus.tokenizer.d_vocab} tokens; set model.d_vocab={corpus.tokenizer.d_vocab}"
         )
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """The config as it reads back from JSON."""
-    return json.loads(json.dumps(to_dict(config)))
 
 
 @torch.no_grad()
