@@ -76,7 +76,8 @@ def measure(corpus: Corpus, run: Run, out: Path, options: argparse.Namespace) ->
         mode=run.mode,
         refresh_every=options.refresh_every,
         validate_every=options.validate_every,
-        device="cpu",
+        device=options.device,
+        precision="float32",
     )
     train(corpus, config, path)
     lines = read_metrics(path)
@@ -132,6 +133,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--refresh-every", type=int, default=10)
     parser.add_argument("--validate-every", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], default=[256, 512])
     densities = [1 / 16, 1 / 64]
     parser.add_argument(

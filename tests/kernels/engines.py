@@ -1,9 +1,13 @@
-"""The engines that must agree: the compiled kernels at every instruction set that this processor has, and the twins."""
+"""The engines that must agree: the compiled kernels at every instruction set that this processor has, the twins, and
+for the selections the GPU's kernels: on a GPU, or where ``TRITON_INTERPRET=1`` (`make triton`) in Triton's interpreter.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +18,16 @@ from openwork.kernels import library, twins
 
 LEVELS = ("generic", "avx2", "avx512")
 ENGINES = ("torch", *LEVELS)
+SELECTING = (*ENGINES, "gpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @contextmanager
 def engine(name: str) -> Iterator[Any]:
     """The module of the engine `name`, compiled ones on two threads; skips the test where this machine has it not."""
+    if name == "gpu":
+        yield on_gpu()
+        return
     if name != "torch" and library.library is None:
         pytest.skip("the kernels were not compiled here")
     level, threads = LEVELS.index(name) if name in LEVELS else 0, torch.get_num_threads()
@@ -33,6 +42,29 @@ def engine(name: str) -> Iterator[Any]:
         torch.set_num_threads(threads)
         if library.library:
             library.library.openwork_set_level(library.library.openwork_best_level())
+
+
+def on_gpu() -> Any:
+    """The GPU's kernels, for tensors in main memory."""
+    if not INTERPRETED and not torch.cuda.is_available():
+        pytest.skip("there is no GPU here; `make triton` interprets its kernels")
+    gpu, device = pytest.importorskip("openwork.kernels.gpu"), "cpu" if INTERPRETED else "cuda"
+
+    def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
+        there = weight.to(device)
+        gpu.keep_topk_each_([(there, k, floor, axis)])
+        weight.copy_(there)
+
+    def back(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            there = function(*(a.to(device) if isinstance(a, Tensor) else a for a in arguments))
+            return tuple(x.cpu() for x in there) if isinstance(there, tuple) else there.cpu()
+
+        return call
+
+    return SimpleNamespace(
+        abs_topk=back(gpu.abs_topk), abs_topk_backward=back(gpu.abs_topk_backward), keep_topk_=keep_topk_
+    )
 
 
 def bits(x: Tensor) -> Tensor:

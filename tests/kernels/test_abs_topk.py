@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from openwork.errors import UserError
 from openwork.kernels import abs_topk, library, twins
-from tests.kernels.engines import ENGINES, bits, engine, kept_by_sorting
+from tests.kernels.engines import SELECTING, bits, engine, kept_by_sorting
 
-every_engine = pytest.mark.parametrize("name", ENGINES)
+every_engine = pytest.mark.parametrize("name", SELECTING)
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e-40, 3.4e38, float("inf"), float("-inf"), float("nan"), -float("nan")]
 
 
@@ -121,10 +121,26 @@ def test_layouts_types_and_shapes_beyond_contiguous_float32():
         abs_topk(torch.ones(2, 4, dtype=torch.int64), 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_gpu_short_floats_are_as_exact(dtype):
+    x = torch.randn(9, 300).to(dtype)
+    x[0, :3] = torch.tensor([torch.nan, torch.inf, -0.0])
+    with engine("gpu") as kernels:
+        for k in (1, 75, 299):
+            y, zero_cut = kernels.abs_topk(x, k)
+            assert torch.equal(bits(y), bits(twins.abs_topk(x, k)[0]))
+            dx = kernels.abs_topk_backward(torch.ones_like(x), y, zero_cut)
+            assert torch.equal(dx.bool(), kept_by_sorting(x, k))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_on_a_gpu_the_same_is_kept():
-    x = torch.randn(50, 300)
-    assert torch.equal(abs_topk(x.cuda(), 75).cpu(), abs_topk(x, 75))
+@pytest.mark.parametrize("shape", [(50, 300), (2, 3, 100_000)])  # the latter is more than a program of the GPU holds
+def test_on_a_gpu_the_same_is_kept_and_given_gradients(shape):
+    x = torch.randn(shape, requires_grad=True)
+    there = x.detach().cuda().requires_grad_()
+    for z in (x, there):
+        (abs_topk(z, 75) ** 2).sum().backward()
+    assert torch.equal(there.grad.cpu(), x.grad)
 
 
 @pytest.mark.parametrize("k", [-1, 0, 21])

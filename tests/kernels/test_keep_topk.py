@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openwork.errors import UserError
-from openwork.kernels import keep_topk_
-from tests.kernels.engines import ENGINES, bits, engine, kept_by_sorting
+from openwork.kernels import keep_topk_, keep_topk_each_
+from tests.kernels.engines import SELECTING, bits, engine, kept_by_sorting
 from tests.kernels.test_abs_topk import matrices
 
-every_engine = pytest.mark.parametrize("name", ENGINES)
+every_engine = pytest.mark.parametrize("name", SELECTING)
 
 
 def kept_with_floor(w: Tensor, k: int, floor: int, axis: int) -> Tensor:
@@ -55,6 +55,40 @@ def test_a_large_matrix_over_several_threads_with_and_without_ties(name, floor, 
         with engine(name) as kernels:
             kernels.keep_topk_(ours, k, floor, axis)
         assert torch.equal(ours, torch.where(kept_with_floor(w, k, floor, axis), w, 0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_many_weights_at_once_keep_what_each_alone_would():
+    wanted = [
+        (torch.randn(shape), k, floor, axis)
+        for shape, k, floor, axis in [
+            ((3, 10), 20, 0, 1),
+            ((70, 300), 400, 4, 1),
+            ((300, 70), 400, 4, 0),
+            ((2000,), 5, 0, 1),
+            ((4, 4), 16, 1, 1),
+            ((3, 3), 0, 0, 1),
+            ((1000, 50_000), 4_000_000, 2, 1),
+            ((64, 64), 900, 0, 1),
+        ]
+    ]
+    there = [(w.cuda(), *rest) for w, *rest in wanted]
+    transposed = torch.randn(50, 80)
+    there.append((transposed.cuda().T, 90, 1, 1))
+    wanted.append((transposed.clone().T, 90, 1, 1))
+    keep_topk_each_(there)
+    keep_topk_each_(wanted)
+    for (ours, *_), (theirs, *_) in zip(there, wanted, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_autograd_notices_too():
+    weight = torch.nn.Parameter(torch.randn(3, 4, device="cuda"))
+    loss = (weight * weight).sum()
+    keep_topk_(weight, 5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_a_floor_by_hand():

@@ -18,7 +18,7 @@ from openwork.training.loop import make_optimizer, train_step
 SHAPE = ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=40)
 
 
-def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal_end: float = 0.5):
+def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal_end: float = 0.5, device="cpu"):
     """A model after `steps` of 12 training steps on random tokens, and its optimiser."""
     config = TrainConfig(
         model=ModelConfig(**{**vars(SHAPE), "tied": tied}),
@@ -30,11 +30,12 @@ def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal
         learning_rate=0.5,
         mode=mode,
         refresh_every=refresh_every,
+        precision="float32",
     )
-    model = Transformer(config.model, seed=0)
+    model = Transformer(config.model, seed=0).to(device)
     optimizer, random = make_optimizer(model, config), torch.Generator().manual_seed(0)
     for step in range(steps):
-        train_step(model, optimizer, torch.randint(0, 40, (4, 9), generator=random), step, config)
+        train_step(model, optimizer, torch.randint(0, 40, (4, 9), generator=random).to(device), step, config)
     return model, optimizer
 
 
@@ -67,6 +68,27 @@ def test_refreshed_at_every_step_it_is_the_exact_mode_but_for_the_moments_of_zer
     for steps, same in ((1, True), (8, False)):
         exact, fast = (weights(run(mode, 1, steps, anneal_end=0)[0]) for mode in ("exact", "fast"))
         assert all(torch.equal(exact[name], fast[name]) for name in exact) == same
+
+
+def test_without_sparse_layers_as_on_a_gpu_it_is_the_same_method(monkeypatch):
+    with_layers, of_layers = run("fast", 4, 11)
+    monkeypatch.setattr("openwork.training.loop.use_sparse_layers", lambda model: [])
+    without, optimizer = run("fast", 4, 11)
+    optimizer.settle()
+    of_layers.settle()
+    assert optimizer.places and of_layers.layers and not optimizer.layers
+    for name, parameter in with_layers.named_parameters():
+        torch.testing.assert_close(without.get_parameter(name), parameter)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_on_a_gpu_it_is_the_same_method(mode):
+    here, there = (run(mode, 4, 11, device=device) for device in ("cpu", "cuda"))
+    for _, optimizer in (here, there):
+        optimizer.settle()
+    for name, parameter in here[0].named_parameters():
+        torch.testing.assert_close(there[0].get_parameter(name).cpu(), parameter, rtol=1e-3, atol=1e-4)
 
 
 def test_between_refreshes_the_kept_and_the_watched_weights_stay_the_same():

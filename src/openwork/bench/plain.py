@@ -29,7 +29,7 @@ def plain_abs_topk(x: Tensor, k: int) -> Tensor:
 
 def plain_keep_topk_(weight: Tensor, k: int, floor: int = 0, axis: int = 1) -> None:
     """The projection by a mask from torch.topk; with a floor it keeps a few more than k."""
-    keep = torch.zeros(weight.numel(), dtype=torch.bool)
+    keep = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     keep[weight.abs().flatten().topk(k).indices] = True
     if floor and weight.dim() == 2:
         line = torch.zeros_like(weight, dtype=torch.bool)
@@ -61,8 +61,9 @@ def plain_stepper(model: Transformer, config: TrainConfig, batch: Tensor) -> Cal
     def step(number: int) -> None:
         progress = number / config.n_steps
         density = density_at(progress, config.sparsity)
-        with plain_operators():
+        with plain_operators(), torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
             loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
+        with plain_operators():
             loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -16,10 +16,18 @@ def interleave(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
         way()
     for _ in range(rounds):
         for name, way in ways.items():
+            _finish()
             began = time.perf_counter()
             way()
+            _finish()
             seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def _finish() -> None:
+    """Wait for the work that was given to a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def times(reference: list[float], other: list[float]) -> float:
@@ -37,7 +45,11 @@ def repeat(n: int, f: Callable[[], object]) -> Callable[[], None]:
     return way
 
 
-def peak(rounds: int = 5) -> float:
-    """Multiply-adds per second that this process reaches here: the best of some dense products, 1536 wide."""
-    a, b = torch.randn(2, 1536, 1536)
-    return 1536**3 / min(interleave({"product": lambda: a @ b}, rounds)["product"])
+def peak(device: str = "cpu", rounds: int = 5) -> float:
+    """Multiply-adds per second that this process reaches on `device`: the best of some large dense products.
+
+    They are float32 on the CPU, bfloat16 on a GPU.
+    """
+    width, dtype = (1536, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    a, b = torch.randn(2, width, width, device=device, dtype=dtype)
+    return width**3 / min(interleave({"product": lambda: a @ b}, rounds)["product"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
-from openwork.training.loop import make_optimizer, train_step
+from openwork.training.loop import make_optimizer, pick_device, train_step
 
 
 def bench_training(
@@ -35,12 +35,17 @@ def bench_training(
     batch_size: int = 4,
     rounds: int = 7,
     refresh_every: int = 10,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> dict[str, Any]:
     """Median tokens per second of each way to take a training step, and ratios within rounds.
 
     Random tokens: speed does not depend on the text. Steps that refresh in fast mode are timed apart and counted
-    once in `refresh_every`.
+    once in `refresh_every`. On a GPU all ways multiply in bfloat16, and `limit` is by its peak for dense products.
+
+    Raises:
+        UserError: `device` is "cuda" and there is no GPU.
     """
+    pick_device(device)
     keep_freed_memory()  # as `train` does
     shape = ModelConfig(n_layers=layers, d_model=d_model, n_ctx=n_ctx)
     config = TrainConfig(
@@ -51,10 +56,11 @@ def bench_training(
     )
     of_dense = replace(config, model=replace(shape, activation_fraction=1.0), sparsity=SparsityConfig(density=1))
     batch = torch.randint(0, shape.d_vocab, (batch_size, n_ctx + 1), generator=torch.Generator().manual_seed(0))
+    batch = batch.to(device)
     fast = stepper(replace(config, mode="fast"), batch)
     steps = {
-        "naive": (plain_stepper(Transformer(shape), config, batch), 1),
-        "dense": (plain_stepper(Transformer(of_dense.model), of_dense, batch), 1),
+        "naive": (plain_stepper(Transformer(shape).to(device), config, batch), 1),
+        "dense": (plain_stepper(Transformer(of_dense.model).to(device), of_dense, batch), 1),
         "exact": (stepper(config, batch), 1),
         "refresh": (fast, refresh_every),
         "fast": (fast, refresh_every + 1),
@@ -73,7 +79,8 @@ def bench_training(
         "batch_size": batch_size,
         "refresh_every": refresh_every,
         "threads": torch.get_num_threads(),
-        "tokens_per_second": {**speed, "limit": peak() / useful},
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "tokens_per_second": {**speed, "limit": peak(device) / useful},
         "times_naive": {name: times(seconds["naive"], s) for name, s in seconds.items()},
         "times_dense": {name: times(seconds["dense"], s) for name, s in seconds.items()},
         "seconds_fast": {"refresh": median(refresh), "between": median(between)},
@@ -82,7 +89,7 @@ def bench_training(
 
 def stepper(config: TrainConfig, batch: Tensor) -> Callable[[int], object]:
     """A function that takes the training step of a given number with this package."""
-    model = Transformer(config.model)
+    model = Transformer(config.model).to(batch.device)
     optimizer = make_optimizer(model, config)
     train_step(model, optimizer, batch, 0, config)
     return lambda number: train_step(model, optimizer, batch, number, config)

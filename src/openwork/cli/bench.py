@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -28,15 +28,15 @@ def bench_train(
     context: Context = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 4,
     rounds: Rounds = 7,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
     json_file: Json = None,
 ) -> None:
     """Training steps of this package, beside the naive method, dense training, and the limit of this machine."""
     from openwork.bench import bench_training
     from openwork.config import number
 
-    numbers = bench_training(
-        layers, d_model, number(density, "--density"), n_ctx=context, batch_size=batch_size, rounds=rounds
-    )
+    share = number(density, "--density")
+    numbers = bench_training(layers, d_model, share, n_ctx=context, batch_size=batch_size, rounds=rounds, device=device)
     title = f"{layers} layers, d_model {d_model}, density {density}"
     table = Table("way", "tokens/s", "times naive", "times dense", title=title)
     for name, speed in numbers["tokens_per_second"].items():

@@ -12,7 +12,7 @@ from openwork.kernels.adam import adam_step_
 from openwork.kernels.library import keep_freed_memory
 from openwork.kernels.passes import cross_entropy, gelu, gelu_abs_topk, rms_norm
 from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
-from openwork.kernels.selection import abs_topk, keep_topk_
+from openwork.kernels.selection import abs_topk, keep_topk_, keep_topk_each_
 
 __all__ = [
     "SparseWeight",
@@ -25,6 +25,7 @@ __all__ = [
     "gelu_abs_topk",
     "keep_freed_memory",
     "keep_topk_",
+    "keep_topk_each_",
     "native",
     "rms_norm",
     "sparse_linear",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -30,12 +33,30 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
     return _AbsTopK.apply(x, k) if torch.is_grad_enabled() or torch.compiler.is_compiling() else _forward(x, k)[0]
 
 
+@cache
+def _gpu() -> Any:
+    """The module of the kernels for a GPU; None, with one logged line, where Triton is missing."""
+    try:
+        from openwork.kernels import gpu
+    except ImportError as error:
+        logging.getLogger(__name__).warning("slower PyTorch selections are used on the GPU: %s", error)
+        return None
+    return gpu
+
+
+def _kernels(*tensors: Tensor) -> Any:
+    """The module whose `abs_topk` these tensors (..., d) go through."""
+    if tensors[0].is_cuda and (gpu := _gpu()) and all(gpu.usable(x) for x in tensors):
+        return gpu
+    return library if library.usable(*tensors) else twins
+
+
 def _forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return (library if library.usable(x) else twins).abs_topk(x, k)
+    return _kernels(x).abs_topk(x, k)
 
 
 def _backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
-    return (library if library.usable(dy, y) else twins).abs_topk_backward(dy, y, zero_cut)
+    return _kernels(dy, y).abs_topk_backward(dy, y, zero_cut)
 
 
 operators.define("abs_topk(Tensor x, int k) -> (Tensor y, Tensor zero_cut)")
@@ -83,6 +104,29 @@ def keep_topk_(weight: Tensor, k: int, floor: int = 0, axis: Literal[0, 1] = 1) 
     Raises:
         UserError: k is larger than the tensor or smaller than the floors need, or weight has no or more than two axes.
     """
+    keep_topk_each_([(weight, k, floor, axis)])
+
+
+@torch.no_grad()
+def keep_topk_each_(wanted: Iterable[tuple[Tensor, int, int, Literal[0, 1]]]) -> None:
+    """`keep_topk_` for each (weight, k, floor, axis): on a GPU for all at once."""
+    on_gpu = []
+    for weight, k, floor, axis in wanted:
+        weight, floor, axis = _check(weight, k, floor, axis)
+        if k == 0:
+            weight.zero_()
+        elif k == weight.numel():
+            continue
+        elif weight.is_cuda and (gpu := _gpu()) and gpu.can_keep(weight, floor, axis):
+            on_gpu.append((weight, k, floor, axis))
+        else:
+            (library if library.usable(weight) else twins).keep_topk_(weight, k, floor, axis)
+    if on_gpu:
+        _gpu().keep_topk_each_(on_gpu)
+
+
+def _check(weight: Tensor, k: int, floor: int, axis: Literal[0, 1]) -> tuple[Tensor, int, Literal[0, 1]]:
+    """The weight as a matrix, and the floor and axis that this gives; a `UserError` if k of it can't be kept."""
     if weight.dim() not in (1, 2):
         raise UserError(f"cannot select weights of shape {tuple(weight.shape)}; it must have one or two axes")
     if weight.dim() == 1:
@@ -95,7 +139,4 @@ def keep_topk_(weight: Tensor, k: int, floor: int = 0, axis: Literal[0, 1] = 1) 
             f"each of {lines} {'rows' if axis == 1 else 'columns'}; "
             f"k must lie between {lines * floor} and {weight.numel()}"
         )
-    if k == 0:
-        weight.zero_()
-    elif k < weight.numel():
-        (library if library.usable(weight) else twins).keep_topk_(weight, k, floor, axis)
+    return weight, floor, axis

@@ -61,13 +61,14 @@ class KeptAdam(Adam):
         self.layers = {name: by_weight[p] for name, p in self.parameters.items() if p in by_weight}
         self.places: dict[str, Tensor] = {}
         """For each matrix in fast mode, the places (n,) of its watched weights in the flat matrix, ascending."""
-        self.values = self.exp_avg = self.exp_avg_sq = torch.empty(0)
+        device = next(iter(self.parameters.values())).device
+        self.values = self.exp_avg = self.exp_avg_sq = torch.empty(0, device=device)
         """Watched weights and their moments, of all these matrices in a row."""
-        self.is_kept = torch.empty(0, dtype=torch.bool)
+        self.is_kept = self.values.bool()
         """Which of them are kept; the others are zero."""
-        self.kept_values, self.kept_index = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self.kept_values, self.kept_index = self.values, self.values.long()
         """The kept ones alone, which the sparse layers multiply by, and where they stand among the watched."""
-        self.gradient = torch.empty(0)
+        self.gradient = self.values
 
     @property
     def n_weights(self) -> int:
@@ -84,7 +85,7 @@ class KeptAdam(Adam):
             layer.kept = layer.watched = None
 
     def gradient_rms(self) -> float:
-        self.gradient = torch.cat([torch.empty(0), *(self._gradient(name) for name in self.places)])
+        self.gradient = torch.cat([self.values[:0], *(self._gradient(name) for name in self.places)])
         if self.refreshing:
             return super().gradient_rms()
         others = [p.grad for name, p in self.parameters.items() if name not in self.places and p.grad is not None]
@@ -128,9 +129,12 @@ class KeptAdam(Adam):
         if "watched.is_kept" not in state:
             raise UserError("the checkpoint is of an earlier fast mode, or of exact mode; train into another directory")
         own = ("exp_avg", "exp_avg_sq", "is_kept")
-        self.exp_avg, self.exp_avg_sq, self.is_kept = (state[f"watched.{name}"].clone() for name in own)
+        device = self.values.device
+        self.exp_avg, self.exp_avg_sq, self.is_kept = (state[f"watched.{name}"].to(device, copy=True) for name in own)
         self.ratio = float(state["ratio"])
-        self.places = {name: state[f"watched.{name}"] for name in self.parameters if f"watched.{name}" in state}
+        self.places = {
+            name: state[f"watched.{name}"].to(device) for name in self.parameters if f"watched.{name}" in state
+        }
         weights = {}
         for (name, places), is_kept in zip(self.places.items(), self._split(self.is_kept), strict=True):
             shape = self.parameters[name]
@@ -176,7 +180,7 @@ class KeptAdam(Adam):
     def _hand_out(self, weights: Mapping[str, tuple[SparseWeight, SparseWeight]]) -> None:
         """Gather the watched weights of all matrices; a sparse layer gets its part, kept and watched in `weights`."""
         parts = [self.parameters[name].detach().view(-1)[places] for name, places in self.places.items()]
-        self.values = torch.cat([torch.empty(0), *parts])
+        self.values = torch.cat([self.values[:0], *parts])
         self.kept_index = self.is_kept.nonzero().squeeze(1)
         self.kept_values = self.values[self.kept_index]
         ends = itertools.accumulate(len(kept.values) for kept, _ in weights.values())

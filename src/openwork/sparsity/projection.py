@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openwork.errors import UserError
-from openwork.kernels import keep_topk_
+from openwork.kernels import keep_topk_each_
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def _rule(name: str, config: SparsityConfig) -> tuple[float, int, Literal[0, 1]]
 @torch.no_grad()
 def project_(plan: Sequence[Quota]) -> None:
     """Zero, in place, all but the k largest magnitudes of each parameter, its floor among them."""
-    for quota in plan:
-        keep_topk_(quota.parameter, quota.k, quota.floor, quota.axis)
+    keep_topk_each_((quota.parameter, quota.k, quota.floor, quota.axis) for quota in plan)
 
 
 def count_nonzero(parameters: Sequence[tuple[str, Tensor]]) -> dict[str, int]:

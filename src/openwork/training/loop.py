@@ -81,6 +81,8 @@ class TrainConfig:
     """Adam's epsilon; large, because gradients have RMS 1."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the products on a GPU; weights, moments and losses are float32, and on the CPU all is."""
     validate_every: int = 100
     """Steps between two validations."""
     validation_tokens: int = 32_768
@@ -140,7 +142,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     out, device = Path(out), pick_device(config.device)
     if (out / "manifest.json").exists():
         raise UserError(f"{out} holds a corpus; give another directory for the model")
-    _check_fit(corpus, config, device)
+    _check_fit(corpus, config)
     keep_freed_memory()
     model = Transformer(config.model, seed=config.seed).to(device)
     quotas(model, config.sparsity, config.sparsity.density)  # refuses a density that is too low for its floor
@@ -202,8 +204,8 @@ def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) ->
 
 
 def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
-    """The optimiser of the config's mode; `model` is given sparse layers."""
-    layers = use_sparse_layers(model)
+    """The optimiser of the config's mode; `model` is given sparse layers where it lies in main memory."""
+    layers = use_sparse_layers(model) if model.embed.weight.device.type == "cpu" else []
     adam = AdamConfig(config.betas, config.eps, config.weight_decay)
     if config.mode == "fast":
         final = quotas(model, config.sparsity, config.sparsity.density)
@@ -221,7 +223,7 @@ def train_step(model: Transformer, optimizer: Adam, batch: Tensor, step: int, co
     rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
 
     optimizer.begin(step)
-    with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
+    with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda and config.precision == "bfloat16"):
         loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
     loss.backward()
     gradient_rms = optimizer.gradient_rms()
@@ -266,9 +268,7 @@ def _validate(model: Transformer, batches: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def _check_fit(corpus: Corpus, config: TrainConfig, device: str) -> None:
-    if config.mode == "fast" and device != "cpu":
-        raise UserError(f"mode is 'fast', which runs on the CPU alone, and device is {device!r}; set one of them")
+def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
     check_memory(config.model, copies=4)  # weights, gradients, Adam's two moments
     if config.tokens_per_step > len(corpus.train):
         raise UserError(
