@@ -1,5 +1,5 @@
 """The engines that must agree: the compiled kernels at every instruction set that this processor has, the twins, and
-for the selections the GPU's kernels: on a GPU, or where ``TRITON_INTERPRET=1`` (`make triton`) in Triton's interpreter.
+for the selections and Adam the GPU's kernels: on a GPU, or (`make triton`) in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ def on_gpu() -> Any:
         gpu.keep_topk_each_([(there, k, floor, axis)])
         weight.copy_(there)
 
+    def adam_step_each_(each: list[list[Tensor]], *numbers: float) -> None:
+        there = [[x.to(device) for x in tensors] for tensors in each]
+        gpu.adam_step_each_(there, *numbers)
+        for tensors, theirs in zip(each, there, strict=True):
+            for x, y in zip(tensors, theirs, strict=True):
+                x.copy_(y)
+
     def back(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
             there = function(*(a.to(device) if isinstance(a, Tensor) else a for a in arguments))
@@ -63,7 +70,10 @@ def on_gpu() -> Any:
         return call
 
     return SimpleNamespace(
-        abs_topk=back(gpu.abs_topk), abs_topk_backward=back(gpu.abs_topk_backward), keep_topk_=keep_topk_
+        abs_topk=back(gpu.abs_topk),
+        abs_topk_backward=back(gpu.abs_topk_backward),
+        keep_topk_=keep_topk_,
+        adam_step_each_=adam_step_each_,
     )
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from openwork.errors import UserError
-from openwork.kernels import abs_topk, adam_step_, cross_entropy, gelu, gelu_abs_topk, rms_norm
+from openwork.kernels import abs_topk, adam_step_, cross_entropy, gelu, gelu_abs_topk, rms_norm, twins
 from tests.kernels.engines import ENGINES, LEVELS, engine
 
 compiled = pytest.mark.parametrize("name", LEVELS)
@@ -142,3 +142,17 @@ def test_adam_is_that_of_pytorch(name):
             else:
                 adam_step_(ours, gradient, m, v, **options)
     torch.testing.assert_close(ours.double(), theirs.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_on_a_gpu_adam_of_many_tensors_at_once_is_that_of_each():
+    each = [[random(*shape, seed=n) for n in range(4)] for shape in [(3, 6000), (1,), (8192,), (5, 7)]]
+    for tensors in each:
+        tensors[3].abs_()  # the mean of squares
+    wanted = [[x.clone() for x in tensors] for tensors in each]
+    numbers = (0.5, 0.9, 0.95, 0.1, 0.03, 0.7, 0.98)
+    with engine("gpu") as kernels:
+        kernels.adam_step_each_(each, *numbers)
+    for tensors, theirs in zip(each, wanted, strict=True):
+        twins.adam_step_(*theirs, *numbers)
+        for x, y in zip(tensors, theirs, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)

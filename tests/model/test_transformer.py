@@ -119,6 +119,25 @@ def test_the_gradients_of_attention_with_a_sink_are_exact(d_head):
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("d_head", [4, 16])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_on_a_gpu_attention_with_a_sink_and_its_gradients_are_the_same(d_head, dtype, tolerance):
+    from openwork.model.attention import attend
+
+    here = [torch.randn(2, 40, 3 * d_head).to(dtype).float().requires_grad_() for _ in range(3)]
+    here.append(torch.randn(3, requires_grad=True))
+    there = [x.detach().cuda().to(dtype).requires_grad_() for x in here[:3]] + [
+        here[3].detach().cuda().requires_grad_()
+    ]
+    dy = torch.randn(2, 40, 3 * d_head).to(dtype).float()
+    y, z = attend(*here[:3], d_head, here[3]), attend(*there[:3], d_head, there[3])
+    torch.testing.assert_close(z.float().cpu(), y, atol=tolerance, rtol=tolerance)
+    ours, theirs = torch.autograd.grad(z, there, dy.cuda().to(dtype)), torch.autograd.grad(y, here, dy)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.float().cpu(), b, atol=5 * tolerance, rtol=5 * tolerance)
+
+
 def test_recording_tells_what_flowed_and_editing_changes_it():
     model = random_model()
     tokens = torch.randint(0, 23, (2, 9))

@@ -8,7 +8,7 @@ chooses the twins. ``torch.compile`` sees ordinary operators, ``torch.ops.openwo
 from __future__ import annotations
 
 from openwork.kernels import library
-from openwork.kernels.adam import adam_step_
+from openwork.kernels.adam import adam_step_, adam_step_each_
 from openwork.kernels.library import keep_freed_memory
 from openwork.kernels.passes import cross_entropy, gelu, gelu_abs_topk, rms_norm
 from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
@@ -18,6 +18,7 @@ __all__ = [
     "SparseWeight",
     "abs_topk",
     "adam_step_",
+    "adam_step_each_",
     "compress",
     "cross_entropy",
     "exact_linear",

@@ -1,11 +1,14 @@
-"""A step of Adam over one tensor: one pass over memory where the kernels are compiled."""
+"""A step of Adam: one pass over memory where the kernels are compiled, and on a GPU."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from openwork.kernels import library, twins
+from openwork.kernels.on_gpu import gpu_kernels
 
 
 @torch.no_grad()
@@ -26,6 +29,29 @@ def adam_step_(
 
     The gradient is first multiplied by `scale`. Both moments are corrected for having started at zero.
     """
+    wanted = [(parameter, gradient, exp_avg, exp_avg_sq, decay)]
+    adam_step_each_(wanted, n=n, rate=rate, betas=betas, eps=eps, scale=scale)
+
+
+@torch.no_grad()
+def adam_step_each_(
+    wanted: Iterable[tuple[Tensor, Tensor, Tensor, Tensor, float]],
+    *,
+    n: int,
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    scale: float = 1.0,
+) -> None:
+    """`adam_step_` for each (parameter, gradient, exp_avg, exp_avg_sq, decay): on a GPU for all at once."""
     size, root = rate / (1 - betas[0] ** n), (1 - betas[1] ** n) ** 0.5
-    kernels = library if library.usable(parameter, gradient, exp_avg, exp_avg_sq) else twins
-    kernels.adam_step_(parameter, gradient, exp_avg, exp_avg_sq, scale, *betas, eps, size, root, 1 - rate * decay)
+    on_gpu: dict[float, list[tuple[Tensor, ...]]] = {}
+    for parameter, gradient, exp_avg, exp_avg_sq, decay in wanted:
+        tensors = parameter, gradient, exp_avg, exp_avg_sq
+        if (gpu := gpu_kernels(parameter)) and all(gpu.can_step(x) for x in tensors):
+            on_gpu.setdefault(decay, []).append(tensors)
+        else:
+            kernels = library if library.usable(*tensors) else twins
+            kernels.adam_step_(*tensors, scale, *betas, eps, size, root, 1 - rate * decay)
+    for decay, each in on_gpu.items():
+        gpu_kernels(each[0][0]).adam_step_each_(each, scale, *betas, eps, size, root, 1 - rate * decay)

@@ -1,4 +1,4 @@
-"""The selections on a GPU, in Triton: the same bits as their twins, in a few passes over memory.
+"""The selections and Adam on a GPU, in Triton, in few passes over memory. Selections give the bits of their twins.
 
 `abs_topk` has one program for each row, which bisects for the smallest magnitude that is kept while the row stays in
 registers. `keep_topk_each_` selects in any number of weights at once, in seven launches:
@@ -32,6 +32,8 @@ _ADDRESS, _OFFSET, _SIZE, _K, _FLOOR, _LENGTH, _LINE, _STEP, _LINES_END, _SPANS_
 """What the table of weights says of each: where it lies, where its keys begin, how many entries it has, how many are
 kept in all and of each line, the entries of a line, those from one line to the next and from one entry of it to the
 next, and the number of lines and of spans of all weights up to it."""
+_PARAMETER, _GRADIENT, _EXP_AVG, _EXP_AVG_SQ, _NUMBER, _ENDS = map(tl.constexpr, range(6))
+"""The same of a table for Adam: where four tensors lie, their size, and the number of spans up to them."""
 
 
 def usable(x: Tensor) -> bool:
@@ -82,9 +84,8 @@ def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
         about.append([weight.data_ptr(), weight.numel(), k, floor, *line, lines])
     addresses, _, *others, lines = zip(*about, strict=True)
     line_ends, span_ends = (list(accumulate(n)) for n in (lines, [triton.cdiv(size, _SPAN.value) for size in sizes]))
-    columns = [addresses, [0, *accumulate(sizes)][:-1], sizes, *others, line_ends, span_ends]
-    width = triton.next_power_of_2(len(wanted))
-    table = torch.tensor([[*column, *[column[-1]] * (width - len(wanted))] for column in columns]).to(device)
+    offsets = [0, *accumulate(sizes)][:-1]
+    table, width = _table([addresses, offsets, sizes, *others, line_ends, span_ends], device)
 
     keys = torch.empty(sum(sizes), dtype=torch.int32, device=device)
     counts = torch.zeros(4, width, 256, dtype=torch.int32, device=device)
@@ -100,6 +101,31 @@ def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
             original.copy_(weight)
         else:
             torch.autograd.graph.increment_version(original)
+
+
+def can_step(x: Tensor) -> bool:
+    """Whether `adam_step_each_` can work on x."""
+    return x.is_cuda and x.dtype == torch.float32
+
+
+def adam_step_each_(each: Sequence[tuple[Tensor, ...]], *numbers: float) -> None:
+    """As `openwork.kernels.twins.adam_step_` for each four tensors; all but the gradient are contiguous."""
+    each = [(parameter, gradient.contiguous(), *moments) for parameter, gradient, *moments in each]
+    assert all(x.is_contiguous() for tensors in each for x in tensors)
+    sizes = [parameter.numel() for parameter, *_ in each]
+    ends = list(accumulate(triton.cdiv(size, _SPAN.value) for size in sizes))
+    addresses = zip(*([x.data_ptr() for x in tensors] for tensors in each), strict=True)
+    table, width = _table([*addresses, sizes, ends], each[0][0].device)
+    _adam_step[(ends[-1],)](table, *map(float, numbers), width)
+    for parameter, *_ in each:
+        torch.autograd.graph.increment_version(parameter)
+
+
+def _table(columns: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, int]:
+    """The columns on the device, each repeating its last number up to a power of two; and that."""
+    width = triton.next_power_of_2(len(columns[0]))
+    padded = [[*column, *[column[-1]] * (width - len(column))] for column in columns]
+    return torch.tensor(padded).to(device), width
 
 
 def _integers(x: Tensor) -> Tensor:
@@ -229,3 +255,25 @@ def _keep(table, keys, counts, ties, WIDTH: tl.constexpr):
         order = tl.where(key == bound, before + tl.cumsum(tied, 0), 0)
         before += tl.sum(tied, 0)
         tl.store(values + at, 0, mask=(at < size) & ((key < bound) | (order > last)))
+
+
+@triton.jit
+def _adam_step(table, scale, beta1, beta2, eps, size, root, shrink, WIDTH: tl.constexpr):
+    which, span = _place(table, _ENDS, WIDTH)
+    parameters = _about(table, which, _PARAMETER, WIDTH).to(tl.pointer_type(tl.float32))
+    gradients = _about(table, which, _GRADIENT, WIDTH).to(tl.pointer_type(tl.float32))
+    exp_avgs = _about(table, which, _EXP_AVG, WIDTH).to(tl.pointer_type(tl.float32))
+    exp_avg_sqs = _about(table, which, _EXP_AVG_SQ, WIDTH).to(tl.pointer_type(tl.float32))
+    for start in tl.static_range(0, _SPAN, _CHUNK):
+        at = span * _SPAN + start + tl.arange(0, _CHUNK)
+        inside = at < _about(table, which, _NUMBER, WIDTH)
+        gradient = tl.load(gradients + at, mask=inside, other=0) * scale
+        m = tl.load(exp_avgs + at, mask=inside, other=0)
+        v = tl.load(exp_avg_sqs + at, mask=inside, other=0)
+        m += (1 - beta1) * (gradient - m)
+        v = beta2 * v + (1 - beta2) * gradient * gradient
+        parameter = tl.load(parameters + at, mask=inside, other=0)
+        parameter = shrink * parameter - size * m / (tl.sqrt(v) / root + eps)
+        tl.store(parameters + at, parameter, mask=inside)
+        tl.store(exp_avgs + at, m, mask=inside)
+        tl.store(exp_avg_sqs + at, v, mask=inside)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from openwork.errors import UserError
 from openwork.kernels import library, twins
+from openwork.kernels.on_gpu import gpu_kernels
 from openwork.kernels.operators import operators
 
 
@@ -33,20 +32,9 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
     return _AbsTopK.apply(x, k) if torch.is_grad_enabled() or torch.compiler.is_compiling() else _forward(x, k)[0]
 
 
-@cache
-def _gpu() -> Any:
-    """The module of the kernels for a GPU; None, with one logged line, where Triton is missing."""
-    try:
-        from openwork.kernels import gpu
-    except ImportError as error:
-        logging.getLogger(__name__).warning("slower PyTorch selections are used on the GPU: %s", error)
-        return None
-    return gpu
-
-
 def _kernels(*tensors: Tensor) -> Any:
     """The module whose `abs_topk` these tensors (..., d) go through."""
-    if tensors[0].is_cuda and (gpu := _gpu()) and all(gpu.usable(x) for x in tensors):
+    if (gpu := gpu_kernels(tensors[0])) and all(gpu.usable(x) for x in tensors):
         return gpu
     return library if library.usable(*tensors) else twins
 
@@ -117,12 +105,12 @@ def keep_topk_each_(wanted: Iterable[tuple[Tensor, int, int, Literal[0, 1]]]) ->
             weight.zero_()
         elif k == weight.numel():
             continue
-        elif weight.is_cuda and (gpu := _gpu()) and gpu.can_keep(weight, floor, axis):
+        elif (gpu := gpu_kernels(weight)) and gpu.can_keep(weight, floor, axis):
             on_gpu.append((weight, k, floor, axis))
         else:
             (library if library.usable(weight) else twins).keep_topk_(weight, k, floor, axis)
     if on_gpu:
-        _gpu().keep_topk_each_(on_gpu)
+        gpu_kernels(on_gpu[0][0]).keep_topk_each_(on_gpu)
 
 
 def _check(weight: Tensor, k: int, floor: int, axis: Literal[0, 1]) -> tuple[Tensor, int, Literal[0, 1]]:

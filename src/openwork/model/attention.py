@@ -1,13 +1,13 @@
 """Attention with a sink, exact, without a T x T mask or pattern in memory.
 
-Small heads go through a kernel of this package (`openwork.kernels.attention`), the others through PyTorch's fused one.
-There, the sink is one more key whose value is zero: with s = scores and b = the sink's logit,
+Small heads go through a kernel of this package (`openwork.kernels.attention`), the others, and all on a GPU, through
+PyTorch's fused ones. There, the sink is one more key whose value is zero: with s = scores and b = the sink's logit,
 
     y = sum_j exp(s_j) v_j / (exp(b) + sum_j exp(s_j)) = sigmoid(logsumexp(s) - b) * attention(q, k, v)
 
-The fused kernel also returns logsumexp(s). Handed the output and the logsumexp *with* the sink, its own backward pass
-gives the exact gradients of q, k and v; the sink's is -p_sink * sum(dy * y). Where that kernel is missing, the sink is
-an extra key.
+Flash attention also returns logsumexp(s). Handed the output and the logsumexp *with* the sink, its own backward pass
+gives the exact gradients of q, k and v; the sink's is -p_sink * sum(dy * y). Where it is missing, the sink is an extra
+key.
 """
 
 from __future__ import annotations
@@ -34,37 +34,58 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) ->
         y_BHTK = attention_pattern(q, k, d_head, sink) @ v_BHTK
     elif sink is None:
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    elif q.device.type == "cpu" and q.dtype == torch.float32:
+    elif _has_flash(q_BHTK):
         y_BHTK = _SinkAttention.apply(q_BHTK, k_BHTK, v_BHTK, sink)
     else:
         y_BHTK = _extra_key_attention(q_BHTK, k_BHTK, v_BHTK, sink)
     return y_BHTK.transpose(1, 2).reshape(batch, length, width)
 
 
+def _has_flash(q: Tensor) -> bool:
+    """Whether PyTorch's flash attention takes q (batch, head, position, channel)."""
+    if q.is_cpu:
+        return q.dtype == torch.float32
+    if not q.is_cuda or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    short = q.dtype in (torch.bfloat16, torch.float16)
+    return short and q.shape[-1] in range(8, 257, 8) and torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
 class _SinkAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
-        y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        if q.is_cpu:
+            y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        else:
+            y, lse, *ctx.rest, _ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)
         lse_with_sink = torch.logaddexp(lse, sink[:, None])
-        y = y * torch.exp(lse - lse_with_sink)[..., None]
+        y = y * torch.exp(lse - lse_with_sink)[..., None].to(y.dtype)
         ctx.save_for_backward(q, k, v, sink, y, lse_with_sink)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # pyright: ignore
         q, k, v, sink, y, lse = ctx.saved_tensors
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        dq, dk, dv = backward(dy, q, k, v, y, lse, 0.0, True)
+        if q.is_cpu:
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+            dq, dk, dv = backward(dy, q, k, v, y, lse, 0.0, True)
+        else:
+            *lengths, seed, offset = ctx.rest
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+            dq, dk, dv = backward(dy, q, k, v, y, lse, *lengths, 0.0, True, seed, offset)
         p_sink = torch.exp(sink[:, None] - lse)
         return dq, dk, dv, -(p_sink * (dy * y).sum(-1)).sum((0, 2))
 
 
 def _extra_key_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
-    """The sink as key 0: one more channel carries its logit; a first query, dropped, keeps the mask square."""
-    d_head = q.shape[-1]
-    marker = F.one_hot(torch.tensor(d_head, device=q.device), d_head + 1).to(q)
+    """The sink as key 0: one more channel carries its logit; a first query, dropped, keeps the mask square.
+
+    Fused kernels want channels in eights, so there are as many more.
+    """
+    d_head, more = q.shape[-1], 8 - q.shape[-1] % 8
+    marker = F.one_hot(torch.tensor(d_head, device=q.device), d_head + more).to(q)
     sink_key = sink.to(q)[:, None, None] * d_head**0.5 * marker
-    q, k, v = (F.pad(x, (0, 1, 1, 0)) for x in (q, k, v))
+    q, k, v = (F.pad(x, (0, more, 1, 0)) for x in (q, k, v))
     k = k + F.pad(sink_key, (0, 0, 0, k.shape[-2] - 1))
     y = F.scaled_dot_product_attention(q + marker, k, v, is_causal=True, scale=d_head**-0.5)
     return y[..., 1:, :d_head]

@@ -95,8 +95,7 @@ class KeptAdam(Adam):
         self.n += 1
         moments, options = (self.exp_avg, self.exp_avg_sq), self.options(rate, gradient_rms)
         adam_step_(self.values, self.gradient, *moments, decay=self.config.weight_decay, **options)
-        for name in self.moments:
-            self.update(name, *self.moments[name], rate, gradient_rms)
+        self.update(rate, gradient_rms)
         if self.refreshing:
             self._refresh(gradient_rms, plan)
             return

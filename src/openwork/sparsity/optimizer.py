@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openwork.kernels import adam_step_
+from openwork.kernels import adam_step_each_
 from openwork.sparsity.projection import Quota, project_
 
 
@@ -50,17 +50,18 @@ class Adam:
     def step(self, rate: float, gradient_rms: float, plan: Sequence[Quota]) -> None:
         """Scale the gradient to RMS 1 (one of zero stays as it is), take the step, project by `plan`."""
         self.n += 1
-        for name in self.parameters:
-            self.update(name, *self.moments[name], rate, gradient_rms)
+        self.update(rate, gradient_rms)
         project_(plan)
 
-    def update(self, name: str, exp_avg: Tensor, exp_avg_sq: Tensor, rate: float, gradient_rms: float) -> None:
-        """Adam's change of one parameter by its gradient, if it has one."""
-        parameter = self.parameters[name]
-        if parameter.grad is not None:
-            decay = self.config.weight_decay if decays(name, parameter) else 0.0
-            options = self.options(rate, gradient_rms)
-            adam_step_(parameter, parameter.grad, exp_avg, exp_avg_sq, decay=decay, **options)
+    def update(self, rate: float, gradient_rms: float) -> None:
+        """Adam's change of every parameter that has a gradient and moments."""
+        each = []
+        for name, moments in self.moments.items():
+            parameter = self.parameters[name]
+            if parameter.grad is not None:
+                decay = self.config.weight_decay if decays(name, parameter) else 0.0
+                each.append((parameter, parameter.grad, *moments, decay))
+        adam_step_each_(each, **self.options(rate, gradient_rms))
 
     def options(self, rate: float, gradient_rms: float) -> dict[str, Any]:
         """What this step is for every tensor."""
