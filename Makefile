@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo check test format asan clean
+.PHONY: setup demo check test format asan triton clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ browser:
 # The kernels' tests with a build that fails on the first access out of bounds.
 asan: setup
 	$(BIN)/python tests/kernels/asan.py
+
+# The GPU's kernels in Triton's interpreter, some minutes; `make check` tests them where there is a GPU.
+triton: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'triton>=3.6'
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k gpu tests/kernels/test_abs_topk.py tests/kernels/test_keep_topk.py tests/kernels/test_passes.py
 
 format: setup
 	$(BIN)/ruff format .

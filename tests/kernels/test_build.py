@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from openwork import kernels
-from openwork.kernels import build, library
+from openwork.kernels import build, library, on_gpu
 
 SOURCE = str(Path(kernels.__file__).parents[2])
 
@@ -90,3 +90,10 @@ print(pages() - before)
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **soon})
         pages[way] = int(done.stdout)
     assert pages["given back"] > 100_000 and pages["kept"] < pages["given back"] / 4, pages
+
+
+def test_without_triton_a_gpu_uses_the_twins_with_one_line(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openwork.kernels.gpu", None)
+    monkeypatch.delattr(kernels, "gpu", raising=False)
+    assert on_gpu._module.__wrapped__() is None
+    assert len(caplog.messages) == 1 and "install triton" in caplog.text
