@@ -3,7 +3,7 @@
     python benchmarks/step_profile.py [--layers 4] [--d-model 256] [--density 1/64] [--mode fast] [--device cuda]
 
 Shares of the time that PyTorch's profiler counts in operators, over ten steps (in fast mode none of them refreshes);
-on a GPU, of the time that this works, without the kernels that Triton starts outside an operator (Adam and the selection
+on a GPU, of the time that this works, without the kernels that Triton starts outside an operator (Adam, the selection
 of weights). ``--mode naive`` is the method in PyTorch's own operators. The profiler itself adds a few microseconds to
 each operator.
 """
