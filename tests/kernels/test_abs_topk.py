@@ -41,6 +41,8 @@ def test_exactly_the_k_largest_are_kept_and_given_gradients(name, x, share):
     assert torch.equal(dx.bool(), kept)
     index = torch.arange(x.shape[1])
     assert torch.equal(zero_cut, torch.where(kept & (x == 0), index, -1).amax(-1).int())
+    with torch.no_grad(), engine(name):
+        assert torch.equal(bits(abs_topk(x, k)), bits(y))
 
 
 @every_engine

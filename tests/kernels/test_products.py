@@ -104,11 +104,27 @@ def test_a_few_tokens_with_many_zeros(name, tokens, d_in, d_out, density):
     with engine(name) as kernels:
         *_, values, t_starts, t_rows, order = kernels.compress(w)
         y = kernels.sparse_vector(x, t_starts, t_rows, values[order], torch.ones(d_out), d_out)
-        spoiled = x.clone()
-        spoiled[0, 0] = float("nan")
-        spoiled = kernels.sparse_vector(spoiled, t_starts, t_rows, values[order], None, d_out)
+        first, last = x.clone(), x.clone()
+        first[0, 0] = last[-1, -1] = float("nan")
+        of_first = kernels.sparse_vector(first, t_starts, t_rows, values[order], None, d_out)
+        of_last = kernels.sparse_vector(last, t_starts, t_rows, values[order], None, d_out)
     torch.testing.assert_close(y.double(), x.double() @ w.double().T + 1, rtol=1e-4, atol=1e-4)
-    assert torch.equal(spoiled[0].isnan(), w[:, 0] != 0)
+    assert torch.equal(of_first[0].isnan(), w[:, 0] != 0)
+    assert torch.equal(of_last[-1].isnan(), w[:, -1] != 0)
+
+
+@pytest.mark.skipif(library.library is None, reason="the kernels were not compiled here")
+def test_a_token_gives_the_same_bits_on_any_number_of_threads():
+    w, x, before = compress(sparse(300, 700, 0.3)), torch.randn(2, 700), torch.get_num_threads()
+    arguments = (x, w.t_starts, w.t_rows, w.values[w.order], None, 300)
+    try:
+        torch.set_num_threads(1)
+        alone = library.sparse_vector(*arguments)
+        for threads in (2, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(library.sparse_vector(*arguments), alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 @every_engine

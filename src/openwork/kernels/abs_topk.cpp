@@ -6,14 +6,15 @@
 #include "variant.h"
 
 // x, y (rows, d): y is x with all but the k largest magnitudes of each row set to zero. zero_cut (rows,): the last
-// index at which a zero was kept, -1 where none was.
+// index at which a zero was kept, -1 where none was; or null.
 extern "C" void FUNCTION(abs_topk)(const int32_t *x, int32_t *y, int32_t *zero_cut, int64_t rows, int64_t d, int64_t k,
                                    int threads) {
     const int64_t step = rows_a_part(d);
     parallel((rows + step - 1) / step, threads, [=](int64_t part) {
         const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
         int32_t guess = 0;
-        for (int64_t r = part * step; r < end; r++) guess = one_row(x + r * d, y + r * d, zero_cut + r, d, k, guess);
+        for (int64_t r = part * step; r < end; r++)
+            guess = one_row(x + r * d, y + r * d, zero_cut ? zero_cut + r : nullptr, d, k, guess);
     });
 }
 

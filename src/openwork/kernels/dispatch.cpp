@@ -23,7 +23,7 @@
       (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
        float *y, int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                          \
       (x, starts, columns, values, bias, y, tokens, d_in, d_out, threads))                                           \
-    X(void, sparse_vector,                                                                                           \
+    X(int, sparse_vector,                                                                                            \
       (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
        int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
       (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
@@ -61,9 +61,8 @@
       (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
       (dy, x, dx, n, threads))                                                                                       \
     X(int, gelu_abs_topk,                                                                                            \
-      (const float *x, int32_t *y, int32_t *zero_cut, float *slopes, int64_t rows, int64_t d, int64_t k, int         \
-       threads),                                                                                                     \
-      (x, y, zero_cut, slopes, rows, d, k, threads))                                                                 \
+      (const float *x, int32_t *y, float *slopes, int64_t rows, int64_t d, int64_t k, int threads),                  \
+      (x, y, slopes, rows, d, k, threads))                                                                           \
     X(void, gelu_abs_topk_backward,                                                                                  \
       (const float *dy, const float *slopes, float *dx, int64_t n, int threads),                                     \
       (dy, slopes, dx, n, threads))                                                                                  \

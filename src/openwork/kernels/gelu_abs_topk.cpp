@@ -26,11 +26,11 @@ inline void clear_slopes(const int32_t *y, int32_t cut, float *slopes, int64_t d
 
 }  // namespace
 
-// x, y (rows, d): y is gelu(x) with all but the k largest magnitudes of each row set to zero; zero_cut as in abs_topk.
+// x, y (rows, d): y is gelu(x) with all but the k largest magnitudes of each row set to zero.
 // slopes (rows, d), if not null: those of gelu at x where an entry was kept, zeros elsewhere; computed here, where they
 // cost a tenth of what they would cost alone. Returns 0, or 1 where there was no memory.
-extern "C" int FUNCTION(gelu_abs_topk)(const float *x, int32_t *y, int32_t *zero_cut, float *slopes, int64_t rows,
-                                       int64_t d, int64_t k, int threads) {
+extern "C" int FUNCTION(gelu_abs_topk)(const float *x, int32_t *y, float *slopes, int64_t rows, int64_t d, int64_t k,
+                                       int threads) {
     int failed = 0;
     const int64_t step = rows_a_part(d);
     parallel((rows + step - 1) / step, threads, [&](int64_t part) {
@@ -43,8 +43,9 @@ extern "C" int FUNCTION(gelu_abs_topk)(const float *x, int32_t *y, int32_t *zero
                 gelu_and_slope_of_row(x + r * d, dense.data, slopes + r * d, d);
             else
                 gelu_of_row(x + r * d, dense.data, d);
-            guess = one_row(reinterpret_cast<const int32_t *>(dense.data), y + r * d, zero_cut + r, d, k, guess);
-            if (slopes) clear_slopes(y + r * d, zero_cut[r], slopes + r * d, d);
+            int32_t zero_cut;
+            guess = one_row(reinterpret_cast<const int32_t *>(dense.data), y + r * d, &zero_cut, d, k, guess);
+            if (slopes) clear_slopes(y + r * d, zero_cut, slopes + r * d, d);
         }
     });
     return failed;

@@ -25,7 +25,7 @@ _SIGNATURES = {
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
     "sparse_linear": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
-    "sparse_vector": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_vector": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "sparse_linear_backward": (_INT, [*[_POINTER] * 10, _LONG, _LONG, _LONG, _LONG, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
@@ -34,7 +34,7 @@ _SIGNATURES = {
     "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
     "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
-    "gelu_abs_topk": (_INT, [*[_POINTER] * 4, _LONG, _LONG, _LONG, _INT]),
+    "gelu_abs_topk": (_INT, [*[_POINTER] * 3, _LONG, _LONG, _LONG, _INT]),
     "gelu_abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
     "cross_entropy": (None, [*[_POINTER] * 4, _LONG, _LONG, _INT]),
     "cross_entropy_backward": (None, [*[_POINTER] * 4, _FLOAT, _LONG, _LONG, _INT]),
@@ -77,6 +77,7 @@ def _fork() -> ctypes.c_void_p | None:
 
 
 library = load()
+_functions = {name: getattr(library, f"openwork_{name}") for name in _SIGNATURES} if library else {}
 
 
 def keep_freed_memory() -> None:
@@ -93,7 +94,10 @@ def keep_freed_memory() -> None:
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the compiled kernels can work on these: they are there, and all tensors are float32 in main memory."""
-    return library is not None and all(x.is_cpu and x.dtype is torch.float32 for x in tensors)
+    for x in tensors:  # a loop, because this is asked for every kernel of every token
+        if not x.is_cpu or x.dtype is not torch.float32:
+            return False
+    return library is not None
 
 
 def here(*tensors: Tensor) -> bool:
@@ -103,22 +107,28 @@ def here(*tensors: Tensor) -> bool:
 
 def call(name: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel on contiguous tensors (None is a null pointer) and numbers, on as many threads as PyTorch uses."""
-    plain = [_address(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
-    if getattr(library, "openwork_" + name)(*plain, torch.get_num_threads()):
+    plain = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous(), (name, argument.shape, argument.stride())
+            argument = argument.data_ptr()
+        plain.append(argument)
+    if _functions[name](*plain, torch.get_num_threads()):
         raise MemoryError(f"no memory left for {name}")
-
-
-def _address(tensor: Tensor) -> int:
-    assert tensor.is_contiguous(), (tensor.shape, tensor.stride())
-    return tensor.data_ptr()
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As `openwork.kernels.twins.abs_topk`."""
-    x, d = x.detach().contiguous(), x.shape[-1]
-    y, zero_cut = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.int32)
+    zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32)
+    return abs_topk_alone(x, k, zero_cut), zero_cut
+
+
+def abs_topk_alone(x: Tensor, k: int, zero_cut: Tensor | None = None) -> Tensor:
+    """The y of `abs_topk`; of a single token, to make a second tensor would take as long."""
+    x, d = x.contiguous(), x.shape[-1]
+    y = torch.empty_like(x)
     call("abs_topk", x, y, zero_cut, x.numel() // d, d, k)
-    return y, zero_cut
+    return y
 
 
 def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
@@ -167,7 +177,7 @@ def sparse_vector(
     x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
 ) -> Tensor:
     """As `openwork.kernels.twins.sparse_vector`."""
-    x, d_in = x.detach().contiguous(), x.shape[-1]
+    x, d_in = x.contiguous(), x.shape[-1]
     y = torch.empty(*x.shape[:-1], d_out)
     call("sparse_vector", x, t_starts, t_rows, t_values, bias, y, x.numel() // d_in, d_in, d_out)
     return y

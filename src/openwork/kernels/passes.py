@@ -68,8 +68,8 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _gelu_abs_topk(x: Tensor, k: int, slopes: Tensor | None) -> Tensor:
-    y, zero_cut = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=torch.int32)
-    library.call("gelu_abs_topk", x, y, zero_cut, slopes, zero_cut.numel(), x.shape[-1], k)
+    y, d = torch.empty_like(x), x.shape[-1]
+    library.call("gelu_abs_topk", x, y, slopes, x.numel() // d, d, k)
     return y
 
 

@@ -14,7 +14,7 @@ inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / d : 1; }
                                         int64_t d, int64_t k, int32_t guess) {
     Keys summary = make_keys(x, y, d);
     Kept kept = keep(y, d, k, summary, guess);
-    *zero_cut = kept.bound == 0 ? kept.cut : -1;
+    if (zero_cut) *zero_cut = kept.bound == 0 ? kept.cut : -1;
     if (kept.cut < 0) {
         for (int64_t j = 0; j < d; j++) y[j] = y[j] > kept.bound ? x[j] : 0;
     } else {

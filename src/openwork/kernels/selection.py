@@ -29,7 +29,9 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
         raise UserError(f"AbsTopK cannot keep {k} of {d} channels; k must lie between 1 and {d}")
     if k == d:
         return x
-    return _AbsTopK.apply(x, k) if torch.is_grad_enabled() or torch.compiler.is_compiling() else _forward(x, k)[0]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _AbsTopK.apply(x, k)
+    return library.abs_topk_alone(x, k) if library.usable(x) else _forward(x, k)[0]
 
 
 def _kernels(*tensors: Tensor) -> Any:

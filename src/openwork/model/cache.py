@@ -19,6 +19,7 @@ class LayerCache:
             self.keys, self.values = (x.new_empty(x.shape[0], self.n_ctx, x.shape[2]) for x in (keys, values))
         end = self.length + keys.shape[1]
         assert end <= self.n_ctx, (end, self.n_ctx)
-        self.keys[:, self.length : end], self.values[:, self.length : end] = keys, values
+        for all_so_far, new in ((self.keys, keys), (self.values, values)):
+            all_so_far.narrow(1, self.length, end - self.length).copy_(new)
         self.length = end
-        return self.keys[:, :end], self.values[:, :end]
+        return self.keys.narrow(1, 0, end), self.values.narrow(1, 0, end)

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 At = Callable[[str, Tensor], Tensor]
 
 
+def pass_on(site: str, x: Tensor) -> Tensor:
+    """The door that nobody watches."""
+    return x
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The wiring of a `Transformer`. Defaults are the paper's, at a size for a laptop."""
@@ -236,7 +241,7 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 parameter.zero_()
 
-    def forward(self, tokens: Tensor, at: At = lambda site, x: x, positions: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, at: At = pass_on, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
         return self._logits(tokens, at, positions=positions)
 
@@ -286,7 +291,7 @@ class Transformer(nn.Module):
 
     def extend(self, tokens: Tensor, cache: list[LayerCache]) -> Tensor:
         """Logits (B, T, V) of tokens (B, T) that follow those in `cache`, which takes them in."""
-        return self._logits(tokens, lambda site, x: x, cache)
+        return self._logits(tokens, pass_on, cache)
 
     def _logits(
         self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = (), positions: Tensor | None = None
@@ -302,7 +307,8 @@ class Transformer(nn.Module):
         if self.config.positions == "learned":
             x = x + position
         for layer, block in enumerate(self.blocks):
-            x = block(x, lambda site, value, layer=layer: at(f"{layer}.{site}", value), position, cache[layer])
+            door = at if at is pass_on else lambda site, value, layer=layer: at(f"{layer}.{site}", value)
+            x = block(x, door, position, cache[layer])
         logits = self.unembed(self.final_norm(at("final_resid", x)))
         return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
 
