@@ -29,7 +29,7 @@ from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, read_metrics, train
 
 TARGET = 0.15
-DENSE_TOKENS = 500_000
+DENSE_TOKENS = 1_500_000
 
 
 def configs(seed: int) -> dict[str, TrainConfig]:
