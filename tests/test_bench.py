@@ -10,6 +10,7 @@ import torch
 
 from openwork.bench import bench_training
 from openwork.bench.plain import plain_stepper
+from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
@@ -23,6 +24,12 @@ def test_it_reports_every_way_and_what_it_measured():
     speeds = [*numbers["tokens_per_second"].values(), *numbers["times_naive"].values()]
     assert all(speed > 0 and math.isfinite(speed) for speed in speeds)
     assert numbers["times_naive"]["naive"] == pytest.approx(1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(UserError, match="PyTorch sees no GPU here"):
+        bench_training(1, 32, 1 / 4, device="cuda")
 
 
 def test_the_naive_method_takes_the_same_steps():
