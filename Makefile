@@ -46,7 +46,7 @@ asan: setup
 # The GPU's kernels in Triton's interpreter, some minutes; `make check` tests them where there is a GPU.
 triton: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'triton>=3.6'
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k gpu tests/kernels/test_abs_topk.py tests/kernels/test_keep_topk.py tests/kernels/test_passes.py
+	CUDA_VISIBLE_DEVICES= TRITON_INTERPRET=1 $(BIN)/python -m pytest -k gpu tests/kernels/test_abs_topk.py tests/kernels/test_keep_topk.py tests/kernels/test_passes.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -21,14 +21,13 @@ from openwork import demo, tasks
 from openwork.artifacts import write_atomically
 from openwork.cli.output import print_rows
 from openwork.corpus import build_corpus
+from openwork.errors import UserError
 from openwork.frontier import compare
 from openwork.models import load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
-from openwork.pruning import PruneConfig
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig, read_metrics, train
 
-TARGET = 0.15
 DENSE_TOKENS = 1_500_000
 
 
@@ -64,15 +63,12 @@ def main() -> None:
                 with training_progress(console) as report:
                     train(corpus, config, path, report)
             models[side], losses[side] = load_model(path), read_metrics(path)[-1]["validation_loss"]
-        search = PruneConfig(target=TARGET)
         with pruning_progress(console) as report:
-            compared = compare(
-                models["sparse"], models["dense"], out / str(seed), names=options.task, config=search, report=report
-            )
+            compared = compare(**models, out=out / str(seed), names=options.task, report=report)
         print_rows(f"pair {seed}: validation loss {losses['sparse']:.3f} and {losses['dense']:.3f}", compared.rows())
         pairs.append({"pair": seed, "validation_losses": losses, **compared.summary()})
         write_atomically(out / "pairs.json", json.dumps(pairs, indent=2) + "\n")
-    print_rows(f"sparse / dense, circuits at {TARGET} nats", [row(pair) for pair in pairs])
+    print_rows(f"sparse / dense, circuits at {compared.target} nats", [row(pair) for pair in pairs])
 
 
 def row(pair: dict[str, Any]) -> dict[str, Any]:
@@ -89,4 +85,7 @@ def row(pair: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"pair_seeds: {error}") from None

@@ -1,4 +1,5 @@
-"""The kernels: one function each, compiled where a C++ compiler was found, else its twin in plain PyTorch.
+"""The kernels: one function each, compiled where a C++ compiler was found, else its twin in plain PyTorch. On a GPU
+the selections and Adam are Triton's (`openwork.kernels.gpu`), all else is PyTorch's.
 
 All are deterministic: the same bits on every run with the same number of threads. The selections are exact, and their
 twins give the same bits; products and sums agree with theirs to rounding. ``OPENWORK_KERNELS=torch`` in the environment
@@ -34,4 +35,4 @@ __all__ = [
 ]
 
 native: bool = library.library is not None
-"""Whether the compiled kernels are used (for float32 tensors in main memory; the twins do all others)."""
+"""Whether the compiled kernels are used (for float32 tensors in main memory)."""
