@@ -108,6 +108,14 @@ def test_nan_and_infinity_are_kept_first_and_leave_nothing_behind():
     assert w[3].isnan() and not w[[0, 1, 2, 4]].any()
 
 
+@every_engine
+def test_all_nans_are_equal_whatever_their_bits(name):
+    w = torch.tensor([[0x7F800000, 0x7F800001, -1, 0x7FFFFFFF]], dtype=torch.int32).view(torch.float32)  # inf, NaNs
+    with engine(name) as kernels:
+        kernels.keep_topk_(w, 2, 0, 1)
+    assert bits(w).tolist() == [[0, 0x7F800001, -1, 0]]
+
+
 def test_vectors_views_and_types():
     vector = torch.tensor([3.0, -5.0, 1.0])
     keep_topk_(vector, 1, axis=0)
