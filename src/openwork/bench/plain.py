@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.kernels import rms_norm
 from openwork.model import Transformer
 from openwork.sparsity import density_at, learning_rate_at, quotas
 from openwork.sparsity.optimizer import decays
@@ -44,6 +45,7 @@ def plain_operators() -> Iterator[None]:
     with (
         mock.patch("openwork.model.transformer.abs_topk", plain_abs_topk),
         mock.patch("openwork.model.transformer.gelu_abs_topk", lambda x, k: plain_abs_topk(F.gelu(x), k)),
+        mock.patch("openwork.model.transformer.rms_norm_abs_topk", lambda x, w, k: plain_abs_topk(rms_norm(x, w), k)),
         mock.patch("openwork.kernels.library.here", lambda *tensors: False),
     ):
         yield

@@ -24,12 +24,7 @@ extern "C" void FUNCTION(abs_topk_backward)(const int32_t *dy, const int32_t *y,
     const int64_t step = rows_a_part(d);
     parallel((rows + step - 1) / step, threads, [=](int64_t part) {
         const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
-        for (int64_t r = part * step; r < end; r++) {
-            const int32_t *__restrict in = dy + r * d, *__restrict forward = y + r * d;
-            int32_t *__restrict out = dx + r * d;
-            const int32_t cut = zero_cut[r];
-            for (int32_t j = 0; j < int32_t(d); j++)
-                out[j] = ((forward[j] & MAGNITUDE) != 0) | (j <= cut) ? in[j] : 0;
-        }
+        for (int64_t r = part * step; r < end; r++)
+            passed_row(dy + r * d, y + r * d, zero_cut[r], dx + r * d, d);
     });
 }

@@ -21,18 +21,20 @@
       (w, starts, columns, values, t_starts, t_rows, order, rows, cols, threads))                                    \
     X(int, sparse_linear,                                                                                            \
       (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
-       float *y, int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                          \
-      (x, starts, columns, values, bias, y, tokens, d_in, d_out, threads))                                           \
+       float *y, int32_t *cut, float *slopes, int64_t tokens, int64_t d_in, int64_t d_out, int64_t k, int gelu,      \
+       int threads),                                                                                                 \
+      (x, starts, columns, values, bias, y, cut, slopes, tokens, d_in, d_out, k, gelu, threads))                     \
     X(int, sparse_vector,                                                                                            \
       (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
        int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
       (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
     X(int, sparse_linear_backward,                                                                                   \
-      (const float *dy, const float *x, const int32_t *starts, const int32_t *columns, const float *values,          \
-       const int32_t *t_starts, const int32_t *t_rows, const int32_t *order, float *dx, float *gradients,            \
-       int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads),                                     \
-      (dy, x, starts, columns, values, t_starts, t_rows, order, dx, gradients, tokens, d_in, d_out, parts,           \
-       threads))                                                                                                     \
+      (const float *dy, const float *y, const int32_t *cut, const float *slopes, const float *x,                     \
+       const int32_t *starts, const int32_t *columns, const float *values, const int32_t *t_starts,                  \
+       const int32_t *t_rows, const int32_t *order, float *dx, float *gradients, int64_t tokens, int64_t d_in,       \
+       int64_t d_out, int64_t parts, int threads),                                                                   \
+      (dy, y, cut, slopes, x, starts, columns, values, t_starts, t_rows, order, dx, gradients, tokens, d_in, d_out,  \
+       parts, threads))                                                                                              \
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
        float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \
@@ -46,14 +48,14 @@
        float *lse, float *dq, float *dk, float *dv, float *dsink, int64_t batch, int64_t heads, int64_t length,      \
        int64_t d_head, int threads),                                                                                 \
       (dy, q, k, v, sink, y, lse, dq, dk, dv, dsink, batch, heads, length, d_head, threads))                         \
-    X(void, rms_norm,                                                                                                \
-      (const float *x, const float *weight, float *y, float *scales, int64_t rows, int64_t d, float eps, int         \
-       threads),                                                                                                     \
-      (x, weight, y, scales, rows, d, eps, threads))                                                                 \
-    X(void, rms_norm_backward,                                                                                       \
-      (const float *dy, const float *x, const float *weight, const float *scales, float *dx, float *dweights,        \
-       int64_t rows, int64_t d, int64_t parts, int threads),                                                         \
-      (dy, x, weight, scales, dx, dweights, rows, d, parts, threads))                                                \
+    X(int, rms_norm,                                                                                                 \
+      (const float *x, const float *weight, float *y, float *scales, int32_t *cut, int64_t rows, int64_t d,          \
+       int64_t k, float eps, int threads),                                                                           \
+      (x, weight, y, scales, cut, rows, d, k, eps, threads))                                                         \
+    X(int, rms_norm_backward,                                                                                        \
+      (const float *dy, const int32_t *y, const int32_t *cut, const float *x, const float *weight,                   \
+       const float *scales, float *dx, float *dweights, int64_t rows, int64_t d, int64_t parts, int threads),        \
+      (dy, y, cut, x, weight, scales, dx, dweights, rows, d, parts, threads))                                        \
     X(void, gelu,                                                                                                    \
       (const float *x, float *y, int64_t n, int threads),                                                            \
       (x, y, n, threads))                                                                                            \
@@ -61,7 +63,7 @@
       (const float *dy, const float *x, float *dx, int64_t n, int threads),                                          \
       (dy, x, dx, n, threads))                                                                                       \
     X(int, gelu_abs_topk,                                                                                            \
-      (const float *x, int32_t *y, float *slopes, int64_t rows, int64_t d, int64_t k, int threads),                  \
+      (const float *x, float *y, float *slopes, int64_t rows, int64_t d, int64_t k, int threads),                    \
       (x, y, slopes, rows, d, k, threads))                                                                           \
     X(void, gelu_abs_topk_backward,                                                                                  \
       (const float *dy, const float *slopes, float *dx, int64_t n, int threads),                                     \

@@ -41,15 +41,4 @@ inline void for_vectors(int64_t begin, int64_t end, F f) {
     if (i < end) f(i, end - i);
 }
 
-[[maybe_unused]] inline Vec some(const float *from, int64_t n) {
-    return n == LANES ? load(from) : load_first(from, n);
-}
-
-[[maybe_unused]] inline void put(float *to, Vec v, int64_t n) {
-    if (n == LANES)
-        store(to, v);
-    else
-        std::memcpy(to, &v, size_t(n) * sizeof(float));
-}
-
 }  // namespace

@@ -24,14 +24,14 @@ _SIGNATURES = {
     "keep_topk": (_INT, [_POINTER, _LONG, _LONG, _LONG, _LONG, _INT, _INT]),
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
-    "sparse_linear": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_linear": (_INT, [*[_POINTER] * 8, *[_LONG] * 4, _INT, _INT]),
     "sparse_vector": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
-    "sparse_linear_backward": (_INT, [*[_POINTER] * 10, _LONG, _LONG, _LONG, _LONG, _INT]),
+    "sparse_linear_backward": (_INT, [*[_POINTER] * 13, _LONG, _LONG, _LONG, _LONG, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
     "attention_backward": (_INT, [*[_POINTER] * 11, *[_LONG] * 4, _INT]),
-    "rms_norm": (None, [*[_POINTER] * 4, _LONG, _LONG, _FLOAT, _INT]),
-    "rms_norm_backward": (None, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "rms_norm": (_INT, [*[_POINTER] * 5, _LONG, _LONG, _LONG, _FLOAT, _INT]),
+    "rms_norm_backward": (_INT, [*[_POINTER] * 8, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
     "gelu_backward": (None, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
     "gelu_abs_topk": (_INT, [*[_POINTER] * 3, _LONG, _LONG, _LONG, _INT]),
@@ -138,6 +138,13 @@ def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
     return dx
 
 
+def gelu_abs_topk_backward(dy: Tensor, slopes: Tensor) -> Tensor:
+    """dy times the slopes of the GELU where an entry was kept; zero, also of NaN, where they are zero."""
+    dx = torch.empty_like(slopes)
+    call("gelu_abs_topk_backward", dy.contiguous(), slopes, dx, dx.numel())
+    return dx
+
+
 def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
     """As `openwork.kernels.twins.keep_topk_`."""
     assert 0 < k < weight.numel()
@@ -163,13 +170,27 @@ def compress(weight: Tensor) -> list[Tensor]:
 
 
 def sparse_linear(
-    x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int
+    x: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    d_out: int,
+    k: int = 0,
+    gelu: bool = False,
+    zero_cut: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
-    """As `openwork.kernels.twins.sparse_linear`."""
+    """As `openwork.kernels.twins.sparse_linear`, or, if k > 0, AbsTopK of that or of its GELU, in one pass.
+
+    This fills zero_cut (...,), int32, as `openwork.kernels.twins.abs_topk` returns it, and slopes (..., d_out): the
+    GELU's where an entry was kept, zeros elsewhere.
+    """
     assert starts.shape == (d_out + 1,)
     x, d_in = x.detach().contiguous(), x.shape[-1]
     y = torch.empty(*x.shape[:-1], d_out)
-    call("sparse_linear", x, starts, columns, values, bias, y, x.numel() // d_in, d_in, d_out)
+    sizes = (x.numel() // d_in, d_in, d_out, k, gelu)
+    call("sparse_linear", x, starts, columns, values, bias, y, zero_cut, slopes, *sizes)
     return y
 
 
@@ -192,13 +213,17 @@ def sparse_linear_backward(
     t_starts: Tensor,
     t_rows: Tensor,
     order: Tensor,
+    y: Tensor | None = None,
+    zero_cut: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `openwork.kernels.twins.sparse_linear_backward`."""
+    """As `openwork.kernels.twins.sparse_linear_backward`; after AbsTopK, with y and zero_cut or (after a GELU) slopes,
+    dy being the gradient of the kept entries."""
     x, parts = x.detach().contiguous(), torch.get_num_threads()
     dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(columns)
     gradients, weight = torch.empty(parts, n + d_out), (starts, columns, values, t_starts, t_rows, order)
     sizes = (x.numel() // d_in, d_in, d_out, parts)
-    call("sparse_linear_backward", dy.contiguous(), x, *weight, dx, gradients, *sizes)
+    call("sparse_linear_backward", dy.contiguous(), y, zero_cut, slopes, x, *weight, dx, gradients, *sizes)
     return dx, gradients[0, :n], gradients[0, n:]
 
 

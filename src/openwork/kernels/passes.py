@@ -1,4 +1,4 @@
-"""RMSNorm, GELU (also with AbsTopK) and cross-entropy in one pass over memory each way.
+"""RMSNorm and GELU (both also with AbsTopK) and cross-entropy in one pass over memory each way.
 
 Their twins are PyTorch's own operators, which are used wherever the compiled kernels cannot be, and while torch.compile
 traces, which fuses them by itself.
@@ -23,8 +23,15 @@ EPS = torch.finfo(torch.float32).eps
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., d) over the root of its mean square, times weight (d,)."""
     if library.here(x, weight):
-        return _RMSNorm.apply(x, weight) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
+        return _RMSNorm.apply(x, weight, 0) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
     return F.rms_norm(x, weight.shape, weight, EPS)  # PyTorch's own would be another for every type
+
+
+def rms_norm_abs_topk(x: Tensor, weight: Tensor, k: int) -> Tensor:
+    """AbsTopK of the RMSNorm of x (..., d), see `openwork.kernels.abs_topk`."""
+    if not library.here(x, weight) or not 1 <= k < x.shape[-1]:
+        return abs_topk(rms_norm(x, weight), k)
+    return _RMSNorm.apply(x, weight, k) if torch.is_grad_enabled() else _norm(x.contiguous(), weight, k)[0]
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -55,9 +62,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return _CrossEntropy.apply(logits, targets)
 
 
-def _norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    y, scales = torch.empty_like(x), torch.empty(x.shape[:-1])
-    library.call("rms_norm", x, weight.contiguous(), y, scales, scales.numel(), x.shape[-1], EPS)
+def _norm(x: Tensor, weight: Tensor, k: int = 0, zero_cut: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    y, scales, d = torch.empty_like(x), torch.empty(x.shape[:-1]), x.shape[-1]
+    library.call("rms_norm", x, weight.contiguous(), y, scales, zero_cut, scales.numel(), d, k, EPS)
     return y, scales
 
 
@@ -75,20 +82,21 @@ def _gelu_abs_topk(x: Tensor, k: int, slopes: Tensor | None) -> Tensor:
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, k: int) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        y, scales = _norm(x, weight)
-        ctx.save_for_backward(x, weight, scales)
+        zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32) if k else None
+        y, scales = _norm(x, weight, k, zero_cut)
+        ctx.save_for_backward(y if k else None, zero_cut, x, weight, scales)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, scales = ctx.saved_tensors
-        parts, d = torch.get_num_threads(), x.shape[-1]
-        dx, dweights = torch.empty_like(x), torch.empty(parts, d)
-        library.call("rms_norm_backward", dy.contiguous(), x, weight, scales, dx, dweights, scales.numel(), d, parts)
-        return dx, dweights.sum(0)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        y, zero_cut, x, weight, scales = ctx.saved_tensors
+        parts, d, dx = torch.get_num_threads(), x.shape[-1], torch.empty_like(x)
+        dweights, inputs = torch.empty(parts, d), (dy.contiguous(), y, zero_cut, x, weight, scales)
+        library.call("rms_norm_backward", *inputs, dx, dweights, scales.numel(), d, parts)
+        return dx, dweights.sum(0), None
 
 
 class _GELU(torch.autograd.Function):
@@ -120,9 +128,7 @@ class _GELUAbsTopK(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (slopes,) = ctx.saved_tensors
-        dx = torch.empty_like(slopes)
-        library.call("gelu_abs_topk_backward", dy.contiguous(), slopes, dx, dx.numel())
-        return dx, None
+        return library.gelu_abs_topk_backward(dy, slopes), None
 
 
 class _CrossEntropy(torch.autograd.Function):

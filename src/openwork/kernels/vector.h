@@ -103,26 +103,41 @@ inline void merge(Vec *v) {
     return v[0];
 }
 
-// x (tokens, d), row-major with `stride`, becomes lanes (d, WIDTH): channel c of token t at lanes[c * WIDTH + t]. Tokens
-// from `tokens` to WIDTH are zeros.
-template <int WIDTH>
-inline void to_lanes(const float *x, int64_t stride, int64_t tokens, int64_t d, float *lanes) {
+// The first n lanes from memory, n being at most LANES; and back.
+[[maybe_unused]] inline Vec some(const float *from, int64_t n) {
+    return n == LANES ? load(from) : load_first(from, n);
+}
+
+[[maybe_unused]] inline void put(float *to, Vec v, int64_t n) {
+    if (n == LANES)
+        store(to, v);
+    else
+        std::memcpy(to, &v, size_t(n) * sizeof(float));
+}
+
+// Rows of d channels become lanes (d, WIDTH): channel c of token t at lanes[c * WIDTH + t]. read(t, c, n) gives the n
+// channels of token t from c on. Tokens from `tokens` to WIDTH are zeros.
+template <int WIDTH, class F>
+inline void rows_to_lanes(int64_t tokens, int64_t d, float *lanes, F read) {
     static_assert(WIDTH % LANES == 0);
     Vec rows[LANES];
     for (int64_t t = 0; t < WIDTH; t += LANES)
         for (int64_t c = 0; c < d; c += LANES) {
             const int64_t width = d - c < LANES ? d - c : LANES;
             if (width == LANES && t + LANES <= tokens) {
-                for (int i = 0; i < LANES; i++) {
-                    rows[i] = load(x + (t + i) * stride + c);
-                }
+                for (int i = 0; i < LANES; i++) rows[i] = read(t + i, c, int64_t(LANES));
             } else {
-                for (int i = 0; i < LANES; i++)
-                    rows[i] = t + i < tokens ? load_first(x + (t + i) * stride + c, width) : Vec{};
+                for (int i = 0; i < LANES; i++) rows[i] = t + i < tokens ? read(t + i, c, width) : Vec{};
             }
             transpose(rows);
             for (int64_t i = 0; i < width; i++) store(lanes + (c + i) * WIDTH + t, rows[i]);
         }
+}
+
+// The same of x (tokens, d), row-major with `stride`.
+template <int WIDTH>
+inline void to_lanes(const float *x, int64_t stride, int64_t tokens, int64_t d, float *lanes) {
+    rows_to_lanes<WIDTH>(tokens, d, lanes, [=](int64_t t, int64_t c, int64_t n) { return some(x + t * stride + c, n); });
 }
 
 // The way back for at most LANES channels: lanes (n, WIDTH) become columns of y (tokens, ...), row-major with `stride`.

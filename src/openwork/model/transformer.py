@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
-from openwork.kernels import abs_topk, gelu, gelu_abs_topk, rms_norm
+from openwork.kernels import abs_topk, gelu, gelu_abs_topk, rms_norm, rms_norm_abs_topk
 from openwork.model.attention import attend, attention_pattern
 from openwork.model.cache import LayerCache
 from openwork.model.sites import NODE_SITES, STREAM_SITES, check_sites, width
@@ -111,6 +111,10 @@ class Norm(nn.Module):
             return rms_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
+    def abs_topk(self, x: Tensor, k: int, gelu: bool) -> Tensor:
+        """See `Sparse`."""
+        return rms_norm_abs_topk(x, self.weight, k) if self.kind == "rms" else abs_topk(self(x), k)
+
 
 class Attention(nn.Module):
     """Causal self-attention with an optional sink (paper, A.1)."""
@@ -126,13 +130,13 @@ class Attention(nn.Module):
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
     def forward(self, x: Tensor, at: At, cache: LayerCache | None = None) -> Tensor:
-        q = at("attn.q", self.sparse("attn.q", self.q(x)))
-        k = at("attn.k", self.sparse("attn.k", self.k(x)))
-        v = at("attn.v", self.sparse("attn.v", self.v(x)))
+        q = at("attn.q", self.sparse.after("attn.q", self.q, x))
+        k = at("attn.k", self.sparse.after("attn.k", self.k, x))
+        v = at("attn.v", self.sparse.after("attn.v", self.v, x))
         if cache is not None:
             k, v = cache.extend(k, v)
         y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
-        return at("attn.resid_delta", self.sparse("attn.resid_delta", self.out(y)))
+        return at("attn.resid_delta", self.sparse.after("attn.resid_delta", self.out, y))
 
 
 NONLINEARITIES = {"gelu": gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
@@ -148,8 +152,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor, at: At) -> Tensor:
-        neurons = at("mlp.post_act", self.sparse("mlp.post_act", self.up(x), self.nonlinearity))
-        return at("mlp.resid_delta", self.sparse("mlp.resid_delta", self.down(neurons)))
+        neurons = at("mlp.post_act", self.sparse.after("mlp.post_act", self.up, x, self.nonlinearity))
+        return at("mlp.resid_delta", self.sparse.after("mlp.resid_delta", self.down, neurons))
 
 
 class Sparse:
@@ -159,13 +163,26 @@ class Sparse:
         self.fraction = config.activation_fraction
         self.sites = frozenset(config.sparse_sites) if config.activation_fraction < 1 else frozenset()
 
-    def __call__(self, site: str, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """x, after the nonlinearity if there is one, with the largest kept where `site` is sparse."""
-        k = max(1, int(x.shape[-1] * self.fraction))
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        """x, with the largest kept where `site` is sparse."""
+        return abs_topk(x, self._k(x.shape[-1])) if site in self.sites else x
+
+    def after(
+        self, site: str, layer: nn.Module, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """What `layer`, and then the nonlinearity if there is one, make of x, with the largest kept where `site` is
+        sparse. A layer with a method ``abs_topk(x, k, gelu)`` does all of it in one pass over memory."""
+        in_one_pass = getattr(layer, "abs_topk", None)
+        if in_one_pass and site in self.sites and nonlinearity in (None, gelu):
+            k = self._k(layer.out_features if isinstance(layer, nn.Linear) else x.shape[-1])
+            return in_one_pass(x, k, gelu=nonlinearity is gelu)
+        y = layer(x)
         if nonlinearity is gelu and site in self.sites:
-            return gelu_abs_topk(x, k)
-        x = x if nonlinearity is None else nonlinearity(x)
-        return abs_topk(x, k) if site in self.sites else x
+            return gelu_abs_topk(y, self._k(y.shape[-1]))
+        return self(site, y if nonlinearity is None else nonlinearity(y))
+
+    def _k(self, width: int) -> int:
+        return max(1, int(width * self.fraction))
 
 
 class Block(nn.Module):
@@ -187,20 +204,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, at: At, position: Tensor | None, cache: LayerCache | None = None) -> Tensor:
         x = at("resid_in", x)
-        read = self._with_position(self.attn_norm(x), position, 0)
-        x = self._write(x, self.attn(at("attn.act_in", self.sparse("attn.act_in", read)), at, cache))
+        read = at("attn.act_in", self._read("attn.act_in", self.attn_norm, x, position))
+        x = self._write(x, self.attn(read, at, cache))
         x = at("resid_mid", self.sparse("resid_mid", x))
-        read = self._with_position(self.mlp_norm(x), position, 1)
-        x = self._write(x, self.mlp(at("mlp.act_in", self.sparse("mlp.act_in", read)), at))
+        read = at("mlp.act_in", self._read("mlp.act_in", self.mlp_norm, x, position))
+        x = self._write(x, self.mlp(read, at))
         return self.sparse("resid_out", x)
 
     def _write(self, x: Tensor, delta: Tensor) -> Tensor:
         return F.relu(x + delta) if self.relu else x + delta
 
-    def _with_position(self, read: Tensor, position: Tensor | None, which: int) -> Tensor:
+    def _read(self, site: str, norm: Norm, x: Tensor, position: Tensor | None) -> Tensor:
         if self.position_norms is None or position is None:
-            return read
-        return torch.cat([read, self.position_norms[which](position).expand(*read.shape[:-1], -1)], dim=-1)
+            return self.sparse.after(site, norm, x)
+        of_position = self.position_norms[site == "mlp.act_in"](position)
+        return self.sparse(site, torch.cat([norm(x), of_position.expand(*x.shape[:-1], -1)], dim=-1))
 
 
 class Transformer(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
+from openwork.kernels import SparseWeight, abs_topk, compress, exact_linear, gelu_abs_topk, sparse_linear, sparse_vector
 
 CROSSOVER = ((2**20, 1 / 4), (2**63, 1 / 6))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
@@ -59,17 +59,24 @@ class SparseLinear(nn.Linear):
             self._seen, self._by_input = (weight, *now), None
         return self._compressed
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, k: int = 0, gelu: bool = False) -> Tensor:
+        """What the linear layer gives; if k > 0, AbsTopK of that or, with `gelu`, of its GELU."""
         if self.kept is not None:
-            return sparse_linear(input, self.kept, self.bias, self.watched)
+            return sparse_linear(input, self.kept, self.bias, self.watched, k=k, gelu=gelu)
         weight = self.compressed()
         if weight is None or torch.is_autocast_enabled(input.device.type):
-            return F.linear(input, self.weight, self.bias)
-        if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
+            y = F.linear(input, self.weight, self.bias)
+        elif input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
             if self._by_input is None:
                 self._by_input = weight.values[weight.order]
-            return sparse_vector(input, weight, self._by_input, self.bias)
-        return exact_linear(input, self.weight, weight, self.bias)
+            y = sparse_vector(input, weight, self._by_input, self.bias)
+        else:
+            return exact_linear(input, self.weight, weight, self.bias, k=k, gelu=gelu)
+        return y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
+
+    def abs_topk(self, input: Tensor, k: int, gelu: bool) -> Tensor:
+        """See `openwork.model.transformer.Sparse`."""
+        return self(input, k, gelu)
 
 
 def use_sparse_layers(model: nn.Module) -> list[SparseLinear]:
