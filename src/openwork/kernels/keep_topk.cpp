@@ -1,19 +1,22 @@
 // The projection: a matrix keeps its k largest magnitudes, each line at least its own `floor` largest. The same in
 // PyTorch: twins.py.
 //
-// The k-th largest is found by counting digits, the highest first (a radix histogram of 11, 11 and 10 bits), in three
-// passes over the matrix; a fourth writes zeros. What a line protects is not marked in memory: it is a bound and a
-// cut per line.
+// A sample says between which two keys the k-th largest must lie; those few are gathered in one pass over the matrix, and
+// the k-th found among them by counting digits, the highest first (a radix histogram of 11, 11 and 10 bits). Where the
+// sample was wrong, or too many keys are equal, digits are counted over the whole matrix. A last pass writes zeros. What
+// a line protects is not marked in memory: it is a bound and a cut per line.
 #include <cstdlib>
 
 #include "parallel.h"
 #include "threshold.h"
 #include "variant.h"
+#include "vector.h"
 
 namespace {
 
 constexpr int64_t BLOCK = 1024, LINES = 16, BINS = 2048, SPARE = 16, TABLE = BINS + SPARE;
-constexpr uint32_t PROTECTED = 0xffffffffu;
+constexpr int64_t SAMPLE = 4096, ENOUGH = 1 << 16;  // a matrix of fewer entries is not worth a sample
+constexpr int32_t PROTECTED = NOT_A_NUMBER + 1;
 
 struct Matrix {
     int32_t *bits;
@@ -26,29 +29,43 @@ struct Matrix {
 // PROTECTED.
 template <class F>
 inline void for_blocks(const Matrix &w, int64_t begin, int64_t end, F f) {
-    uint32_t keys[BLOCK];
+    int32_t keys[BLOCK];
     for (int64_t i = begin, m; i < end; i += m) {
         const int64_t r = i / w.cols, c = i % w.cols;
         m = w.cols - c < end - i ? w.cols - c : end - i;
         m = m < BLOCK ? m : BLOCK;
         int32_t *bits = w.bits + i;
         if (!w.bound) {
-            for (int64_t j = 0; j < m; j++) keys[j] = uint32_t(magnitude(bits[j]));
+            for (int64_t j = 0; j < m; j++) keys[j] = magnitude(bits[j]);
         } else if (w.axis == 1) {
             const int32_t bound = w.bound[r], cut = w.cut[r], first = int32_t(c);
             for (int32_t j = 0; j < int32_t(m); j++) {
                 const int32_t key = magnitude(bits[j]);
-                keys[j] = (key > bound) | ((key == bound) & (first + j <= cut)) ? PROTECTED : uint32_t(key);
+                keys[j] = (key > bound) | ((key == bound) & (first + j <= cut)) ? PROTECTED : key;
             }
         } else {
             const int32_t *bound = w.bound + c, *cut = w.cut + c, row = int32_t(r);
             for (int64_t j = 0; j < m; j++) {
                 const int32_t key = magnitude(bits[j]);
-                keys[j] = (key > bound[j]) | ((key == bound[j]) & (row <= cut[j])) ? PROTECTED : uint32_t(key);
+                keys[j] = (key > bound[j]) | ((key == bound[j]) & (row <= cut[j])) ? PROTECTED : key;
             }
         }
         f(keys, bits, m);
     }
+}
+
+// Columns first .. first + n of the matrix, one every `stride` words.
+inline void copy_columns(const Matrix &w, int64_t first, int64_t n, int32_t *columns, int64_t stride) {
+    const float *from = reinterpret_cast<const float *>(w.bits) + first;
+    float *to = reinterpret_cast<float *>(columns);
+    for (int64_t c = 0; c < n; c += LANES)
+        for (int64_t r = 0; r < w.rows; r += LANES) {
+            Vec lines[LANES] = {};
+            const int64_t width = n - c < LANES ? n - c : LANES, height = w.rows - r < LANES ? w.rows - r : LANES;
+            for (int64_t i = 0; i < height; i++) lines[i] = some(from + (r + i) * w.cols + c, width);
+            transpose(lines);
+            for (int64_t i = 0; i < width; i++) put(to + (c + i) * stride + r, lines[i], height);
+        }
 }
 
 // Finds what each of 16 lines from `first` on protects. False where there is no memory.
@@ -60,9 +77,7 @@ bool protect(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int3
     int32_t *keys = static_cast<int32_t *>(std::malloc(words * sizeof(int32_t)));
     if (!keys) return false;
     int32_t *columns = keys + stride, guess = 0;
-    if (w.axis == 0)
-        for (int64_t r = 0; r < length; r++)
-            for (int64_t line = 0; line < here; line++) columns[line * stride + r] = w.bits[r * w.cols + first + line];
+    if (w.axis == 0) copy_columns(w, first, here, columns, stride);
     for (int64_t line = 0; line < here; line++) {
         const int32_t *bits = w.axis == 1 ? w.bits + (first + line) * w.cols : columns + line * stride;
         Keys summary = make_keys(bits, keys, length);
@@ -77,13 +92,13 @@ bool protect(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int3
 // Counts the digits of the keys that begin with `prefix`. The others count in spare bins, which is faster than a
 // branch, and many spare bins, as even and odd tables, are faster than adding to the same word again and again.
 template <int SHIFT, int BITS>
-inline void count_digits(const uint32_t *keys, int64_t m, uint32_t prefix, uint32_t *even, uint32_t *odd) {
+inline void count_digits(const int32_t *keys, int64_t m, int32_t prefix, uint32_t *even, uint32_t *odd) {
     constexpr bool FIRST = SHIFT + BITS == 32;
     constexpr int ABOVE = FIRST ? 0 : SHIFT + BITS;
     uint32_t slots[BLOCK], matches = 0;
     for (uint32_t j = 0; j < uint32_t(m); j++) {
         const bool match = FIRST || keys[j] >> ABOVE == prefix;
-        slots[j] = match ? keys[j] >> SHIFT & ((1u << BITS) - 1) : BINS + j % SPARE;
+        slots[j] = match ? uint32_t(keys[j] >> SHIFT) & ((1u << BITS) - 1) : BINS + j % SPARE;
         matches += match;
     }
     if (matches == 0) return;
@@ -92,20 +107,17 @@ inline void count_digits(const uint32_t *keys, int64_t m, uint32_t prefix, uint3
     if (j < m) even[slots[j]]++;
 }
 
-// The digit of the k-th largest among the keys that begin with `prefix`: their digits at `shift` are counted by parts
-// into tables[part * TABLE + digit]. Lowers k to its rank within that digit.
-template <int SHIFT, int BITS>
-uint32_t find_digit(const Matrix &w, int64_t parts, int threads, uint32_t prefix, uint32_t *tables, int64_t &k) {
-    const int64_t n = w.rows * w.cols;
+// The digit of the k-th largest among the keys that begin with `prefix`: their digits at SHIFT are counted by parts
+// into tables[part * TABLE + digit]. Lowers k to its rank within that digit. keys(part, f) calls f(keys, m) for blocks.
+template <int SHIFT, int BITS, class F>
+int32_t find_digit(F keys, int64_t parts, int threads, int32_t prefix, uint32_t *tables, int64_t &k) {
     parallel(parts, threads, [&](int64_t part) {
         uint32_t *table = tables + part * TABLE, odd[TABLE] = {};  // two tables: equal digits often follow each other
         std::memset(table, 0, TABLE * sizeof(uint32_t));
-        for_blocks(w, n * part / parts, n * (part + 1) / parts, [&](const uint32_t *keys, int32_t *, int64_t m) {
-            count_digits<SHIFT, BITS>(keys, m, prefix, table, odd);
-        });
+        keys(part, [&](const int32_t *some, int64_t m) { count_digits<SHIFT, BITS>(some, m, prefix, table, odd); });
         for (int64_t digit = 0; digit < BINS; digit++) table[digit] += odd[digit];
     });
-    for (uint32_t digit = (1u << BITS) - 1;; digit--) {
+    for (int32_t digit = (1 << BITS) - 1;; digit--) {
         int64_t count = 0;
         for (int64_t part = 0; part < parts; part++) count += tables[part * TABLE + digit];
         if (count >= k) return digit;
@@ -113,9 +125,64 @@ uint32_t find_digit(const Matrix &w, int64_t parts, int threads, uint32_t prefix
     }
 }
 
+// The k-th largest of all parts' keys. Lowers k to its rank among those equal to it, and leaves how many of these each
+// part has in tables[part * TABLE + (the result & 1023)].
+template <class F>
+int32_t find_key(F keys, int64_t parts, int threads, uint32_t *tables, int64_t &k) {
+    int32_t bound = find_digit<21, 11>(keys, parts, threads, 0, tables, k);
+    bound = bound << 11 | find_digit<10, 11>(keys, parts, threads, bound, tables, k);
+    return bound << 10 | find_digit<0, 10>(keys, parts, threads, bound, tables, k);
+}
+
+// The keys from `low` to `high`, by parts, and how many lie above.
+struct Candidates {
+    int32_t low, high;
+    int32_t *keys;
+    int64_t room;           // that each part has in `keys`
+    int64_t *n, *above;     // of each part; more than room: there were too many
+};
+
+// Between which keys the k-th largest of the matrix lies, but for one case in thousands.
+void estimate(const Matrix &w, int64_t k, Candidates &c) {
+    int32_t sample[SAMPLE], keys[SAMPLE];
+    const int64_t n = w.rows * w.cols;
+    for (int64_t i = 0; i < SAMPLE; i++) {  // evenly spread, in step with no line: multiples of the golden ratio
+        const int64_t at = int64_t((uint64_t(uint32_t(i) * 0x9e3779b9u) * uint64_t(n)) >> 32);
+        for_blocks(w, at, at + 1, [&](const int32_t *key, int32_t *, int64_t) { sample[i] = *key; });
+    }
+    const Keys summary = make_keys(sample, keys, SAMPLE);
+    const double share = double(k) / double(n), expected = share * SAMPLE;
+    const int64_t slack = int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2;
+    const int64_t few = int64_t(expected) - slack, many = int64_t(expected) + slack;
+    c.low = many < SAMPLE ? find_bound(sample, SAMPLE, many, summary, 0).value : 0;
+    c.high = few > 0 ? find_bound(sample, SAMPLE, few, summary, c.low).value : PROTECTED;
+}
+
+// Copies those of the m keys that lie from `low` to `high`, and writes up to LANES more; returns how many.
+inline int64_t copy_between(const int32_t *keys, int64_t m, int32_t low, int32_t high, int32_t *to) {
+    int64_t n = 0, j = 0;
+    for (IntVec v; j + LANES <= m; j += LANES) {
+        std::memcpy(&v, keys + j, sizeof v);
+        n += put_chosen(to + n, (v >= low) & (v <= high), v);
+    }
+    for (; j < m; j++) to[n] = keys[j], n += (keys[j] >= low) & (keys[j] <= high);
+    return n;
+}
+
+void gather(const Matrix &w, int64_t begin, int64_t end, const Candidates &c, int64_t part) {
+    int32_t *keys = c.keys + part * c.room;
+    int64_t n = 0, above = 0;
+    for_blocks(w, begin, end, [&](const int32_t *key, int32_t *, int64_t m) {
+        if (n + m + LANES > c.room) return void(n = c.room + 1);
+        above += at_least(key, m, c.high + 1);
+        n += copy_between(key, m, c.low, c.high, keys + n);
+    });
+    c.n[part] = n, c.above[part] = above;
+}
+
 // Keeps the keys above `bound`, and of those equal to it the first `ties` of the `here` that lie in this range.
-void clear(const Matrix &w, int64_t begin, int64_t end, uint32_t bound, int64_t ties, int64_t here) {
-    for_blocks(w, begin, end, [&](const uint32_t *keys, int32_t *bits, int64_t m) {
+void clear(const Matrix &w, int64_t begin, int64_t end, int32_t bound, int64_t ties, int64_t here) {
+    for_blocks(w, begin, end, [&](const int32_t *keys, int32_t *bits, int64_t m) {
         if (ties == here)
             for (int64_t j = 0; j < m; j++) bits[j] = keys[j] >= bound ? bits[j] : 0;
         else if (ties == 0)
@@ -129,17 +196,42 @@ void clear(const Matrix &w, int64_t begin, int64_t end, uint32_t bound, int64_t 
     });
 }
 
+// Finds the k-th largest among a few candidates; false where they do not have it.
+bool find_among_few(const Matrix &w, int64_t parts, int threads, uint32_t *tables, int32_t &bound, int64_t &k) {
+    const int64_t n = w.rows * w.cols, room = n / (8 * parts) + 2 * BLOCK;
+    Scratch keys(n < ENOUGH ? 0 : parts * room), counts(4 * parts);
+    if (n < ENOUGH || !keys.data || !counts.data) return false;
+    int64_t *found = reinterpret_cast<int64_t *>(counts.data), *above = found + parts, all = 0, more = 0;
+    Candidates c{0, 0, reinterpret_cast<int32_t *>(keys.data), room, found, above};
+    estimate(w, k, c);
+    parallel(parts, threads, [&](int64_t part) { gather(w, n * part / parts, n * (part + 1) / parts, c, part); });
+    for (int64_t part = 0; part < parts; part++) {
+        if (found[part] > room) return false;
+        all += found[part], more += above[part];
+    }
+    if (more >= k || more + all < k) return false;
+    k -= more;
+    bound = find_key([&](int64_t part, auto f) {
+        for (int64_t i = 0; i < found[part]; i += BLOCK)
+            f(c.keys + part * room + i, found[part] - i < BLOCK ? found[part] - i : BLOCK);
+    }, parts, threads, tables, k);
+    return true;
+}
+
 void select(const Matrix &w, int64_t k, int threads, uint32_t *tables) {
     const int64_t n = w.rows * w.cols, parts = threads;
     int64_t ties = k;
-    uint32_t bound = find_digit<21, 11>(w, parts, threads, 0, tables, ties);
-    bound = bound << 11 | find_digit<10, 11>(w, parts, threads, bound, tables, ties);
-    const uint32_t last = find_digit<0, 10>(w, parts, threads, bound, tables, ties);
-    bound = bound << 10 | last;
+    int32_t bound;
+    if (!find_among_few(w, parts, threads, tables, bound, ties))
+        bound = find_key([&](int64_t part, auto f) {
+            for_blocks(w, n * part / parts, n * (part + 1) / parts,
+                       [&](const int32_t *keys, int32_t *, int64_t m) { f(keys, m); });
+        }, parts, threads, tables, ties);
     parallel(parts, threads, [&](int64_t part) {
+        const uint32_t *equal = tables + (bound & 1023);
         int64_t before = 0;
-        for (int64_t p = 0; p < part; p++) before += tables[p * TABLE + last];
-        const int64_t here = tables[part * TABLE + last], left = ties > before ? ties - before : 0;
+        for (int64_t p = 0; p < part; p++) before += equal[p * TABLE];
+        const int64_t here = equal[part * TABLE], left = ties > before ? ties - before : 0;
         clear(w, n * part / parts, n * (part + 1) / parts, bound, left < here ? left : here, here);
     });
 }

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -37,6 +40,20 @@ typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
 
 // a or, where the lane of `mask` is 0, b.
 [[maybe_unused]] inline Vec choose(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
+
+// Writes the lanes where `mask` is -1 (it is 0 elsewhere) one after the other, and returns how many; what follows them,
+// up to LANES in all, is overwritten.
+[[maybe_unused]] inline int64_t put_chosen(int32_t *to, IntVec mask, IntVec v) {
+#if defined(__AVX512F__)
+    const __mmask16 bits = _mm512_movepi32_mask(__m512i(mask));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(bits, __m512i(v)));
+    return __builtin_popcount(bits);
+#else
+    int64_t n = 0;
+    for (int i = 0; i < LANES; i++) to[n] = v[i], n -= mask[i];
+    return n;
+#endif
+}
 
 // Adds the lanes, always in the same tree.
 [[maybe_unused]] inline float sum(Vec v) {
