@@ -1,28 +1,29 @@
 // A dense weight, most of which is zero, as its non-zeros: by rows, and, for the products with its transpose, by
 // columns. A non-zero is any entry but 0 and -0, so also NaN.
-#include <cstring>
-
 #include "parallel.h"
 #include "variant.h"
+#include "vector.h"
 
 namespace {
 
-constexpr int64_t BLOCK = 32, PART = 1 << 15;
+constexpr int64_t PART = 1 << 15;
 constexpr int32_t MAGNITUDE = 0x7fffffff;
 
 inline int64_t rows_a_part(int64_t cols) { return cols < PART ? PART / (cols + !cols) : 1; }
 
-// Calls f(column) for every non-zero of a row.
-template <class F>
-inline void for_nonzeros(const int32_t *row, int64_t cols, F f) {
-    for (int64_t c = 0; c < cols; c += BLOCK) {
-        const int64_t end = cols - c < BLOCK ? cols : c + BLOCK;
-        int32_t any = 0;
-        for (int64_t j = c; j < end; j++) any |= row[j];
-        if (any & MAGNITUDE)
-            for (int64_t j = c; j < end; j++)
-                if (row[j] & MAGNITUDE) f(int32_t(j));
+// A row's non-zeros, their columns and values; of both, the first `room` may be overwritten.
+inline void copy_nonzeros(const int32_t *row, int64_t cols, int32_t *columns, int32_t *values, int64_t room) {
+    int64_t n = 0, c = 0;
+    IntVec at, v;
+    for (int i = 0; i < LANES; i++) at[i] = i;
+    for (; c + LANES <= cols && n + LANES <= room; c += LANES, at += LANES) {
+        std::memcpy(&v, row + c, sizeof v);
+        const IntVec some = (v & MAGNITUDE) != 0;
+        put_chosen(values + n, some, v);
+        n += put_chosen(columns + n, some, at);
     }
+    for (; c < cols; c++)
+        if (row[c] & MAGNITUDE) columns[n] = int32_t(c), values[n++] = row[c];
 }
 
 }  // namespace
@@ -53,8 +54,8 @@ extern "C" void FUNCTION(compress)(const int32_t *w, const int32_t *starts, int3
     parallel((rows + step - 1) / step, threads, [=](int64_t part) {
         const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
         for (int64_t r = part * step; r < end; r++) {
-            int32_t k = starts[r];
-            for_nonzeros(w + r * cols, cols, [&](int32_t c) { columns[k] = c, values[k++] = w[r * cols + c]; });
+            const int32_t k = starts[r];
+            copy_nonzeros(w + r * cols, cols, columns + k, values + k, starts[end] - k);
         }
     });
     std::memset(t_starts, 0, size_t(cols + 1) * sizeof(int32_t));
