@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from openwork.errors import UserError
+from openwork.kernels import compress
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import Quota, SparsityConfig
 from openwork.sparsity.kept import to_watch
@@ -116,8 +117,25 @@ def test_what_is_not_kept_is_watched_where_its_momentum_is_largest_and_has_momen
         torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]),
         torch.tensor([[1.0, 0.0, -3.0], [0.0, 2.0, 2.0]]),
     )
-    assert to_watch(weight, momentum, 3).flat.tolist() == [1, 2, 4]
-    assert to_watch(weight, momentum, 5).flat.tolist() == [0, 1, 2, 4, 5]
+    assert to_watch(momentum.clone(), compress(weight), 3).flat.tolist() == [1, 2, 4]
+    assert to_watch(momentum, compress(weight), 5).flat.tolist() == [0, 1, 2, 4, 5]
+
+
+def test_at_a_refresh_watched_weights_keep_their_moments_and_new_ones_have_those_of_one_gradient():
+    _, optimizer = run("fast", 4, 8)
+    optimizer.begin(8)
+    name, random = "unembed.weight", torch.Generator().manual_seed(0)
+    weight, old, kept = optimizer.parameters[name], optimizer.places[name], kept_places(optimizer, name)
+    known = torch.randn(2, len(old), generator=random)
+    gradient = torch.randn(weight.shape, generator=random)
+    weight.grad = gradient.clone()
+    m, v = 0.1 * gradient.flatten() / 2, gradient.flatten() ** 2 / 4
+    m[old], v[old] = known
+    others = m.abs().scatter(0, kept, -1).argsort(descending=True)[: len(kept)]
+    places = torch.cat([kept, others]).sort().values
+    watched, moments = optimizer._watch(weight, compress(weight.detach()), 2.0, old, known, 2 * len(kept))
+    assert torch.equal(watched.flat, places) and not set(places.tolist()) <= set(old.tolist())
+    torch.testing.assert_close(moments, torch.stack([m, v])[:, places])
 
 
 def refresh(optimizer, gradients: dict[str, tuple[int, float]], rate: float) -> float:

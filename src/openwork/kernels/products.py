@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class SparseWeight:
     order: Tensor
     """(n,): their places in ``values``."""
 
-    @property
+    @cached_property
     def flat(self) -> Tensor:
         """Places (n,), int64, of the non-zeros in the flat dense weight, ascending."""
         rows = torch.arange(self.shape[0], device=self.starts.device).repeat_interleave(self.starts.diff())

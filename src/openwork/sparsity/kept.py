@@ -151,16 +151,20 @@ class KeptAdam(Adam):
         is_kept, moments_of_watched = [], []
         for name, parameter in self.parameters.items():
             gradient, quota = parameter.grad, quotas.get(name)
-            if quota is not None and quota.k <= self.final.get(name, 0):
-                dense = self.moments.pop(name, None)
-                if dense is None:
-                    dense = self._dense(parameter, gradient_rms, before[name], moments[name])
-                weights[name] = compress(parameter), to_watch(parameter, dense[0], WATCHED * quota.k)
-                kept, places = (weight.flat for weight in weights[name])
-                moments_of_watched.append(torch.stack([moment.view(-1)[places] for moment in dense]))
-                is_kept.append(parameter.view(-1)[places] != 0)
-                gradient = None if gradient is None else gradient.view(-1)[kept]
-            seen += 0.0 if gradient is None else norm([gradient]) ** 2
+            if quota is None or quota.k > self.final.get(name, 0):
+                seen += 0.0 if gradient is None else norm([gradient]) ** 2
+                continue
+            kept, n = compress(parameter), WATCHED * quota.k
+            seen += 0.0 if gradient is None else norm([gradient.view(-1)[kept.flat]]) ** 2
+            dense = self.moments.pop(name, None)
+            if dense is None:
+                watched, of_watched = self._watch(parameter, kept, gradient_rms, before[name], moments[name], n)
+            else:
+                watched = to_watch(dense[0].clone(), kept, n)
+                of_watched = torch.stack([moment.view(-1)[watched.flat] for moment in dense])
+            weights[name] = kept, watched
+            moments_of_watched.append(of_watched)
+            is_kept.append(parameter.view(-1)[watched.flat] != 0)
         self.ratio = gradient_rms**2 * self.n_weights / seen if seen > 0 else 1.0
         self.places = {name: watched.flat for name, (_, watched) in weights.items()}
         if weights:
@@ -168,13 +172,24 @@ class KeptAdam(Adam):
             self.is_kept = torch.cat(is_kept)
         self._hand_out(weights)
 
-    def _dense(self, parameter: Tensor, rms: float, places: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Both moments of a whole matrix after a step: at `places` those in `known` (2, n), else by one gradient."""
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / (rms or 1.0)
-        dense = gradient * (1 - self.config.betas[0]), gradient.square_()
-        for moment, values in zip(dense, known, strict=True):
-            moment.view(-1)[places] = values
-        return dense
+    def _watch(
+        self, parameter: nn.Parameter, kept: SparseWeight, rms: float, places: Tensor, known: Tensor, n: int
+    ) -> tuple[SparseWeight, Tensor]:
+        """What to watch next, and both moments (2, n) of it: those in `known` at `places`, else by one gradient.
+
+        Takes the gradient's memory: a dense matrix is passed over as seldom as can be.
+        """
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.contiguous()
+        parameter.grad, share = None, 1 - self.config.betas[0]
+        momentum = gradient.mul_(share / (rms or 1.0))
+        momentum.view(-1)[places] = known[0]
+        watched = to_watch(momentum, kept, n)
+        moments = torch.stack([watched.values, (watched.values / share).square_()])
+        for moment, values in zip(moments, known, strict=True):
+            momentum.view(-1)[watched.flat] = moment
+            momentum.view(-1)[places] = values
+            moment.copy_(momentum.view(-1)[watched.flat])
+        return watched, moments
 
     def _hand_out(self, weights: Mapping[str, tuple[SparseWeight, SparseWeight]]) -> None:
         """Gather the watched weights of all matrices; a sparse layer gets its part, kept and watched in `weights`."""
@@ -202,14 +217,15 @@ class KeptAdam(Adam):
         return vectors.detach().split([len(places) for places in self.places.values()], dim=-1)
 
 
-def to_watch(weight: Tensor, momentum: Tensor, n: int) -> SparseWeight:
-    """A weight of n entries: where `weight` is not zero, and where else `momentum` is largest in magnitude.
+def to_watch(momentum: Tensor, kept: SparseWeight, n: int) -> SparseWeight:
+    """A weight of n entries: what is kept, and where else `momentum` is largest in magnitude; of the others zero is
+    left in `momentum`, and infinity of the kept.
 
-    Fewer where there is no momentum. The entries' values mean nothing.
+    Fewer where there is no momentum. The entries' values are what is left in `momentum`.
     """
-    score = momentum.masked_fill(weight != 0, float("inf"))
-    keep_topk_(score, n, 0, 1)
-    return compress(score)
+    momentum.view(-1)[kept.flat] = float("inf")
+    keep_topk_(momentum, n, 0, 1)
+    return compress(momentum)
 
 
 @torch.no_grad()
