@@ -57,6 +57,36 @@ def test_a_large_matrix_over_several_threads_with_and_without_ties(name, floor, 
         assert torch.equal(ours, torch.where(kept_with_floor(w, k, floor, axis), w, 0))
 
 
+def sampled(n: int) -> Tensor:
+    """The places (4096,) of a matrix of n entries that the compiled kernels look at first."""
+    return torch.tensor([((i * 0x9E3779B9) % 2**32 * n) >> 32 for i in range(4096)])
+
+
+@every_engine
+@pytest.mark.parametrize("kind", ["misled up", "misled down", "NaN", "zeros", "equal", "sparse"])
+def test_a_large_matrix_whose_sample_says_little(name, kind):
+    random = torch.Generator().manual_seed(2)
+    w, seen = torch.randn(300, 400, generator=random), sampled(300 * 400)
+    match kind:
+        case "misled up":
+            w.view(-1)[seen] *= 1e6
+        case "misled down":
+            w.view(-1)[seen] *= 1e-6
+        case "NaN":
+            w[torch.rand(w.shape, generator=random) < 0.3] = float("nan")
+        case "zeros":
+            w[torch.rand(w.shape, generator=random) < 0.99] = 0
+        case "equal":
+            w = w.sign()
+        case "sparse":
+            w[torch.rand(w.shape, generator=random) < 0.9] = 0
+    for k, floor, axis in ((1600, 4, 0), (1200, 4, 1), (3000, 0, 1), (3000, 4, 1), (119_999, 4, 0)):
+        ours = w.clone()
+        with engine(name) as kernels:
+            kernels.keep_topk_(ours, k, floor, axis)
+        assert torch.equal(bits(ours), torch.where(kept_with_floor(w, k, floor, axis), bits(w), 0)), (k, floor, axis)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu_many_weights_at_once_keep_what_each_alone_would():
     wanted = [

@@ -7,8 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from openwork.errors import UserError
-from openwork.kernels import abs_topk, adam_step_, cross_entropy, gelu, gelu_abs_topk, rms_norm, twins
-from tests.kernels.engines import ENGINES, LEVELS, engine
+from openwork.kernels import (
+    abs_topk,
+    adam_step_,
+    cross_entropy,
+    gelu,
+    gelu_abs_topk,
+    rms_norm,
+    rms_norm_abs_topk,
+    twins,
+)
+from tests.kernels.engines import ENGINES, LEVELS, bits, engine
 
 compiled = pytest.mark.parametrize("name", LEVELS)
 SHAPES = [(1, 1), (5, 3), (2, 3, 16), (40, 33), (70, 300), (3, 20_000)]
@@ -30,6 +39,22 @@ def test_rms_norm(name, shape):
     torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
     for a, b in zip(ours, torch.autograd.grad(want, (x, weight), dy.double()), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@compiled
+@pytest.mark.parametrize(("shape", "k"), [((1, 2), 1), ((5, 3), 2), ((2, 3, 16), 4), ((70, 300), 75), ((4, 9), 9)])
+def test_rms_norm_and_its_abs_topk_have_the_bits_of_one_after_the_other(name, shape, k):
+    x, weight, dy = random(*shape) * 3, random(shape[-1], seed=1).requires_grad_(), random(*shape, seed=2)
+    x.view(-1, shape[-1])[-1, 1] = float("nan")
+    x.view(-1, shape[-1])[0, 1:] = 0  # fewer others than k, so that zeros are kept
+    x.requires_grad_()
+    with engine(name):
+        y, after = rms_norm_abs_topk(x, weight, k), abs_topk(rms_norm(x, weight), k)
+        ours, theirs = (torch.autograd.grad(out, (x, weight), dy) for out in (y, after))
+        with torch.no_grad():
+            assert torch.equal(bits(rms_norm_abs_topk(x, weight, k)), bits(y))
+    for a, b in zip((y, *ours), (after, *theirs), strict=True):
+        assert torch.equal(bits(a), bits(b))
 
 
 def test_rms_norm_is_the_same_function_in_every_type():

@@ -8,9 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from openwork.kernels import compress, exact_linear, library, sparse_linear
-from tests.kernels.engines import ENGINES, bits, engine
+from openwork.kernels import (
+    Product,
+    abs_topk,
+    compress,
+    exact_linear,
+    gelu_abs_topk,
+    library,
+    sparse_linear,
+    sparse_linears,
+)
+from tests.kernels.engines import ENGINES, LEVELS, bits, engine
 
+every_level = pytest.mark.parametrize("name", LEVELS)
 every_engine = pytest.mark.parametrize("name", ENGINES)
 SIZES = [(1, 1, 1), (1, 40, 7), (7, 3, 33), (65, 16, 16), (130, 17, 31), (64, 256, 96), (300, 96, 257), (40, 20_000, 3)]
 
@@ -220,3 +230,93 @@ def test_repeated_runs_give_the_same_bits():
                 assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+FORMS = ("kept", "watched", "exact", "frozen", "only the bias")
+
+
+def product(w: Tensor, form: str, **selection: int) -> tuple[Product, list[Tensor]]:
+    """A product with the weight w, and what of it gets a gradient."""
+    weight, bias, watched, dense = compress(w), torch.linspace(-1, 1, len(w)), None, None
+    bias[bias.abs() < 0.9] = 0
+    if form == "kept":
+        learnt = [weight.values.requires_grad_(), bias.requires_grad_()]
+    elif form == "watched":
+        watched = compress(torch.where(torch.rand(w.shape, generator=torch.Generator().manual_seed(3)) < 0.2, 1, w))
+        learnt = [watched.values.requires_grad_(), bias.requires_grad_()]
+    elif form == "exact":
+        dense = w.clone()
+        learnt = [dense.requires_grad_(), bias.requires_grad_()]
+    else:
+        learnt = [bias.requires_grad_()] if form == "only the bias" else []
+    return Product(weight, bias, watched, dense, **selection), learnt
+
+
+def assert_same_bits(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(bits(a), bits(b))
+
+
+@every_level
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "d_in", "d_out", "k"), [(1, 9, 7, 3), (70, 33, 90, 40), (300, 40, 257, 1), (6, 9, 7, 7)]
+)
+def test_a_product_and_its_abs_topk_have_the_bits_of_one_after_the_other(name, form, gelu, tokens, d_in, d_out, k):
+    """Ties, kept zeros (where x is zero there are fewer others than k), NaN and infinity among them."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(tokens, d_in, generator=random)
+    x[0, 0], x[-1, 2] = float("nan"), float("inf")
+    x[tokens // 2] = 0
+    x.requires_grad_()
+    dy = torch.randn(tokens, d_out, generator=random)
+    one, learnt = product(sparse(d_out, d_in, 0.1), form, k=k, gelu=gelu)
+    with engine(name):
+        (y,) = sparse_linears(x, [one])
+        ours = torch.autograd.grad(y, [x, *learnt], dy)
+        two = gelu_abs_topk if gelu else abs_topk
+        after = two(sparse_linears(x, [replace(one, k=0, gelu=False)])[0], k)
+        theirs = torch.autograd.grad(after, [x, *learnt], dy)
+        with torch.no_grad():
+            assert torch.equal(bits(sparse_linears(x, [one])[0]), bits(y))
+    assert_same_bits([y, *ours], [after, *theirs])
+
+
+@every_level
+@pytest.mark.parametrize("forms", [("kept",) * 3, ("watched",) * 3, ("exact",) * 3, ("frozen", "exact", "watched")])
+def test_products_of_the_same_x_have_the_bits_that_they_have_alone(name, forms):
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 65, 40, generator=random).requires_grad_()
+    widths, ks = (30, 50, 17), (7, 0, 5)
+    made = [product(sparse(n, 40, 0.1, seed=n), form, k=k) for n, form, k in zip(widths, forms, ks, strict=True)]
+    products, learnt = [one for one, _ in made], [tensor for _, tensors in made for tensor in tensors]
+    dys = [torch.randn(2, 65, n, generator=random) for n in widths]
+    with engine(name):
+        together = sparse_linears(x, products)
+        ours = torch.autograd.grad(together, [x, *learnt], dys)
+        alone = [sparse_linears(x, [one])[0] for one in products]
+        theirs = torch.autograd.grad(alone, [x, *learnt], dys)
+        (only_first,) = torch.autograd.grad(sparse_linears(x, products)[0], x, dys[0])
+        (of_first,) = torch.autograd.grad(sparse_linears(x, products[:1])[0], x, dys[0])
+    assert_same_bits([*together, *ours], [*alone, *theirs])
+    torch.testing.assert_close(only_first, of_first)
+
+
+def test_a_weight_that_changes_between_forward_and_backward_is_noticed():
+    one, _ = product(sparse(6, 9, 0.4), "exact", k=2)
+    y = sparse_linears(torch.randn(3, 9, requires_grad=True), [one])[0]
+    one.weight.values.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_selections_of_all_forms_without_the_compiled_kernels():
+    w, random = sparse(6, 9, 0.4).double(), torch.Generator().manual_seed(2)
+    x = torch.randn(3, 9, generator=random, dtype=torch.float64)
+    full = torch.nn.functional.linear(x, w)
+    for form in ("kept", "watched", "exact"):
+        one = replace(product(w, form)[0], bias=None)
+        for gelu, want in ((False, full), (True, torch.nn.functional.gelu(full))):
+            (y,) = sparse_linears(x, [replace(one, k=2, gelu=gelu)])
+            torch.testing.assert_close(y, abs_topk(want, 2))

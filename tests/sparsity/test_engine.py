@@ -43,6 +43,44 @@ def test_logits_and_all_gradients_are_those_of_dense_layers(tied):
 
 
 @needs_kernels
+@pytest.mark.parametrize("other", ["a dense weight", "a layer of another kind", "not every site"])
+def test_query_key_and_value_need_not_go_together(other):
+    model = sparse_model()
+    attention, tokens = model.blocks[0].attn, torch.randint(0, 90, (3, 20), generator=torch.Generator().manual_seed(0))
+    if other == "a dense weight":
+        torch.nn.init.normal_(attention.k.weight, std=0.2)
+    elif other == "not every site":
+        attention.sparse.sites -= {"attn.k"}
+    dense = copy.deepcopy(model)
+    use_sparse_layers(model)
+    if other == "a layer of another kind":
+        attention.k = dense.blocks[0].attn.k
+    torch.testing.assert_close(model(tokens), dense(tokens), rtol=0, atol=1e-4)
+
+
+@needs_kernels
+def test_hooks_see_every_module_and_the_outputs_of_that_module_alone():
+    dense = sparse_model()
+    sparse = copy.deepcopy(dense)
+    use_sparse_layers(sparse)
+    tokens, seen = torch.randint(0, 90, (3, 20), generator=torch.Generator().manual_seed(0)), {}
+    for model in (dense, sparse):
+        seen[model] = {}
+        for name, module in model.named_modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda _, __, y, name=name, of=seen[model]: of.update({name: y}))
+        model(tokens)
+    assert len(seen[dense]) == 19 and list(seen[sparse]) == list(seen[dense])
+    for name, y in seen[dense].items():
+        torch.testing.assert_close(seen[sparse][name], y, rtol=0, atol=1e-4)
+    called: list[torch.nn.Module] = []
+    use_sparse_layers(model := sparse_model())
+    with torch.nn.modules.module.register_module_forward_hook(lambda module, _, __: called.append(module)):
+        model(tokens)
+    assert {id(module) for module in called} == {id(module) for module in model.modules()} - {id(model.blocks)}
+
+
+@needs_kernels
 def test_a_layer_sees_that_its_weight_has_changed():
     linear = torch.nn.Linear(40, 30)
     layer, x = SparseLinear(linear), torch.randn(5, 40)

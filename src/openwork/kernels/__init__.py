@@ -12,10 +12,19 @@ from openwork.kernels import library
 from openwork.kernels.adam import adam_step_, adam_step_each_
 from openwork.kernels.library import keep_freed_memory
 from openwork.kernels.passes import cross_entropy, gelu, gelu_abs_topk, rms_norm, rms_norm_abs_topk
-from openwork.kernels.products import SparseWeight, compress, exact_linear, sparse_linear, sparse_vector
+from openwork.kernels.products import (
+    Product,
+    SparseWeight,
+    compress,
+    exact_linear,
+    sparse_linear,
+    sparse_linears,
+    sparse_vector,
+)
 from openwork.kernels.selection import abs_topk, keep_topk_, keep_topk_each_
 
 __all__ = [
+    "Product",
     "SparseWeight",
     "abs_topk",
     "adam_step_",
@@ -32,6 +41,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_abs_topk",
     "sparse_linear",
+    "sparse_linears",
     "sparse_vector",
 ]
 

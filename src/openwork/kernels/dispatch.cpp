@@ -20,21 +20,16 @@
        int32_t *t_rows, int32_t *order, int64_t rows, int64_t cols, int threads),                                    \
       (w, starts, columns, values, t_starts, t_rows, order, rows, cols, threads))                                    \
     X(int, sparse_linear,                                                                                            \
-      (const float *x, const int32_t *starts, const int32_t *columns, const float *values, const float *bias,        \
-       float *y, int32_t *cut, float *slopes, int64_t tokens, int64_t d_in, int64_t d_out, int64_t k, int gelu,      \
-       int threads),                                                                                                 \
-      (x, starts, columns, values, bias, y, cut, slopes, tokens, d_in, d_out, k, gelu, threads))                     \
+      (const float *x, const void *products, int64_t n, int64_t tokens, int64_t d_in, int threads),                  \
+      (x, products, n, tokens, d_in, threads))                                                                       \
     X(int, sparse_vector,                                                                                            \
       (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
        int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
       (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
     X(int, sparse_linear_backward,                                                                                   \
-      (const float *dy, const float *y, const int32_t *cut, const float *slopes, const float *x,                     \
-       const int32_t *starts, const int32_t *columns, const float *values, const int32_t *t_starts,                  \
-       const int32_t *t_rows, const int32_t *order, float *dx, float *gradients, int64_t tokens, int64_t d_in,       \
-       int64_t d_out, int64_t parts, int threads),                                                                   \
-      (dy, y, cut, slopes, x, starts, columns, values, t_starts, t_rows, order, dx, gradients, tokens, d_in, d_out,  \
-       parts, threads))                                                                                              \
+      (const float *x, const void *gradients, int64_t n, float *dx, int64_t tokens, int64_t d_in, int64_t parts,     \
+       int threads),                                                                                                 \
+      (x, gradients, n, dx, tokens, d_in, parts, threads))                                                           \
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
        float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \

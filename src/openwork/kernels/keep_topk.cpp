@@ -138,19 +138,22 @@ int32_t find_key(F keys, int64_t parts, int threads, uint32_t *tables, int64_t &
 struct Candidates {
     int32_t low, high;
     int32_t *keys;
-    int64_t room;           // that each part has in `keys`
-    int64_t *n, *above;     // of each part; more than room: there were too many
+    int64_t room;        // that each part has in `keys`
+    int64_t *n, *above;  // of each part; more than room: there were too many
 };
 
 // Between which keys the k-th largest of the matrix lies, but for one case in thousands.
 void estimate(const Matrix &w, int64_t k, Candidates &c) {
-    int32_t sample[SAMPLE], keys[SAMPLE];
+    int32_t sample[SAMPLE];
     const int64_t n = w.rows * w.cols;
+    Keys summary{0, 0};
     for (int64_t i = 0; i < SAMPLE; i++) {  // evenly spread, in step with no line: multiples of the golden ratio
         const int64_t at = int64_t((uint64_t(uint32_t(i) * 0x9e3779b9u) * uint64_t(n)) >> 32);
-        for_blocks(w, at, at + 1, [&](const int32_t *key, int32_t *, int64_t) { sample[i] = *key; });
+        for_blocks(w, at, at + 1, [&](const int32_t *key, int32_t *, int64_t) {
+            sample[i] = *key;
+            summary.largest = summary.largest > *key ? summary.largest : *key, summary.nonzero += *key != 0;
+        });
     }
-    const Keys summary = make_keys(sample, keys, SAMPLE);
     const double share = double(k) / double(n), expected = share * SAMPLE;
     const int64_t slack = int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2;
     const int64_t few = int64_t(expected) - slack, many = int64_t(expected) + slack;
@@ -199,8 +202,9 @@ void clear(const Matrix &w, int64_t begin, int64_t end, int32_t bound, int64_t t
 // Finds the k-th largest among a few candidates; false where they do not have it.
 bool find_among_few(const Matrix &w, int64_t parts, int threads, uint32_t *tables, int32_t &bound, int64_t &k) {
     const int64_t n = w.rows * w.cols, room = n / (8 * parts) + 2 * BLOCK;
-    Scratch keys(n < ENOUGH ? 0 : parts * room), counts(4 * parts);
-    if (n < ENOUGH || !keys.data || !counts.data) return false;
+    if (n < ENOUGH) return false;
+    Scratch keys(parts * room), counts(4 * parts);
+    if (!keys.data || !counts.data) return false;
     int64_t *found = reinterpret_cast<int64_t *>(counts.data), *above = found + parts, all = 0, more = 0;
     Candidates c{0, 0, reinterpret_cast<int32_t *>(keys.data), room, found, above};
     estimate(w, k, c);

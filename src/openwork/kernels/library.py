@@ -10,6 +10,8 @@ import ctypes
 import logging
 import os
 import platform
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +26,9 @@ _SIGNATURES = {
     "keep_topk": (_INT, [_POINTER, _LONG, _LONG, _LONG, _LONG, _INT, _INT]),
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
-    "sparse_linear": (_INT, [*[_POINTER] * 8, *[_LONG] * 4, _INT, _INT]),
+    "sparse_linear": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "sparse_vector": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
-    "sparse_linear_backward": (_INT, [*[_POINTER] * 13, _LONG, _LONG, _LONG, _LONG, _INT]),
+    "sparse_linear_backward": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
     "attention_backward": (_INT, [*[_POINTER] * 11, *[_LONG] * 4, _INT]),
@@ -105,7 +107,7 @@ def here(*tensors: Tensor) -> bool:
     return usable(*tensors) and not torch.compiler.is_compiling()
 
 
-def call(name: str, *arguments: Tensor | float | None) -> None:
+def call(name: str, *arguments: Tensor | ctypes.Array | float | None) -> None:
     """Call a kernel on contiguous tensors (None is a null pointer) and numbers, on as many threads as PyTorch uses."""
     plain = []
     for argument in arguments:
@@ -115,6 +117,12 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
         plain.append(argument)
     if _functions[name](*plain, torch.get_num_threads()):
         raise MemoryError(f"no memory left for {name}")
+
+
+def _words(arguments: Iterable[Tensor | int | None]) -> ctypes.Array:
+    """A C array of structures whose members are all pointers and 64-bit numbers."""
+    plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments]
+    return (_LONG * len(plain))(*plain)
 
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -170,28 +178,45 @@ def compress(weight: Tensor) -> list[Tensor]:
 
 
 def sparse_linear(
-    x: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    bias: Tensor | None,
-    d_out: int,
-    k: int = 0,
-    gelu: bool = False,
-    zero_cut: Tensor | None = None,
-    slopes: Tensor | None = None,
+    x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int
 ) -> Tensor:
-    """As `openwork.kernels.twins.sparse_linear`, or, if k > 0, AbsTopK of that or of its GELU, in one pass.
-
-    This fills zero_cut (...,), int32, as `openwork.kernels.twins.abs_topk` returns it, and slopes (..., d_out): the
-    GELU's where an entry was kept, zeros elsewhere.
-    """
+    """As `openwork.kernels.twins.sparse_linear`."""
     assert starts.shape == (d_out + 1,)
-    x, d_in = x.detach().contiguous(), x.shape[-1]
-    y = torch.empty(*x.shape[:-1], d_out)
-    sizes = (x.numel() // d_in, d_in, d_out, k, gelu)
-    call("sparse_linear", x, starts, columns, values, bias, y, zero_cut, slopes, *sizes)
+    ((y,), _) = sparse_linears(x, [(starts, columns, values, bias, 0, False)])
     return y
+
+
+class Kept(NamedTuple):
+    """What AbsTopK, or AbsTopK of the GELU, kept of a product's outputs."""
+
+    y: Tensor | None
+    """(..., d_out): the outputs; None where all were kept."""
+    zero_cut: Tensor | None
+    """(...,), int32, of AbsTopK, as `openwork.kernels.twins.abs_topk` returns it."""
+    slopes: Tensor | None
+    """(..., d_out), of AbsTopK of the GELU: this one's slopes where an entry was kept, zeros elsewhere."""
+
+
+ALL = Kept(None, None, None)
+
+
+def sparse_linears(
+    x: Tensor,
+    products: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None, int, bool]],
+    differentiable: bool = False,
+) -> tuple[list[Tensor], list[Kept]]:
+    """`sparse_linear` by each weight of (starts, columns, values, bias, k, gelu): if k > 0, AbsTopK of that or, with
+    gelu, of its GELU. Where they are to be `differentiable`, what was kept is complete."""
+    x, d_in, words, outputs, all_kept = x.detach().contiguous(), x.shape[-1], [], [], []
+    for starts, columns, values, bias, k, gelu in products:
+        y, selects = torch.empty(*x.shape[:-1], len(starts) - 1), differentiable and k > 0
+        zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32) if selects and not gelu else None
+        slopes = torch.empty(y.shape) if selects and gelu else None
+        outputs.append(y)
+        all_kept.append(Kept(y if zero_cut is not None else None, zero_cut, slopes))
+        words += [starts, columns, values, bias, y, zero_cut, slopes, y.shape[-1], k, gelu]
+    call("sparse_linear", x, _words(words), len(products), x.numel() // d_in, d_in)
+    return outputs, all_kept
 
 
 def sparse_vector(
@@ -204,27 +229,31 @@ def sparse_vector(
     return y
 
 
-def sparse_linear_backward(
-    dy: Tensor,
-    x: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    t_starts: Tensor,
-    t_rows: Tensor,
-    order: Tensor,
-    y: Tensor | None = None,
-    zero_cut: Tensor | None = None,
-    slopes: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `openwork.kernels.twins.sparse_linear_backward`; after AbsTopK, with y and zero_cut or (after a GELU) slopes,
-    dy being the gradient of the kept entries."""
-    x, parts = x.detach().contiguous(), torch.get_num_threads()
-    dx, d_in, d_out, n = torch.empty_like(x), x.shape[-1], dy.shape[-1], len(columns)
-    gradients, weight = torch.empty(parts, n + d_out), (starts, columns, values, t_starts, t_rows, order)
-    sizes = (x.numel() // d_in, d_in, d_out, parts)
-    call("sparse_linear_backward", dy.contiguous(), y, zero_cut, slopes, x, *weight, dx, gradients, *sizes)
-    return dx, gradients[0, :n], gradients[0, n:]
+def sparse_linear_backward(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `openwork.kernels.twins.sparse_linear_backward`."""
+    dx, (gradients,) = sparse_linears_backward(x, [(dy, ALL, weight, True)], True)
+    assert dx is not None and gradients is not None
+    return dx, *gradients
+
+
+def sparse_linears_backward(
+    x: Tensor, products: Sequence[tuple[Tensor, Kept, Sequence[Tensor], bool]], for_x: bool
+) -> tuple[Tensor | None, list[tuple[Tensor, Tensor] | None]]:
+    """dx of all products together, if it is asked for, and the gradients of those that learn.
+
+    A product is (dy, kept, weight, learns): dy is the gradient of its outputs, `kept` says which of them there were.
+    Weight and gradients are as in `sparse_linear_backward`.
+    """
+    x, d_in, parts = x.detach().contiguous(), x.shape[-1], torch.get_num_threads()
+    dx, words, gradients, alive = torch.empty_like(x) if for_x else None, [], [], []
+    for dy, kept, (starts, columns, *by_columns), learns in products:
+        n, d_out = len(columns), dy.shape[-1]
+        own = torch.empty(parts, n + d_out) if learns else None
+        gradients.append(None if own is None else (own[0, :n], own[0, n:]))
+        alive.append(dy.contiguous())
+        words += [alive[-1], *kept, starts, columns, *by_columns, own, d_out]
+    call("sparse_linear_backward", x, _words(words), len(products), dx, x.numel() // d_in, d_in, parts)
+    return dx, gradients
 
 
 def adam_step_(parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *numbers: float) -> None:

@@ -4,9 +4,10 @@
     y = sparse_linear(x, w, bias)         # gradients for x, for w.values, and for the bias
     y = sparse_linear(x, w, bias, watched)  # the same y; gradients for watched.values instead, zeros of w among them
     y = exact_linear(x, weight, w, bias)  # the same y; gradients for x and, dense, for the whole of weight
+    q, k, v = sparse_linears(x, [Product(...), Product(...), Product(...)])  # several of them in one pass over x
     y = sparse_vector(x, w, t_values, bias)  # the same y for a few tokens; no gradients
 
-The first three also give AbsTopK of y (k=...), or of its GELU (gelu=True): in one pass over memory.
+All but the last also give AbsTopK of y (k=...), or of its GELU (gelu=True), in one pass over memory.
 
 A weight that is zero multiplies nothing: a NaN or an infinity in x reaches the outputs that have a weight for it, in a
 dense product all.
@@ -14,7 +15,8 @@ dense product all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -67,6 +69,33 @@ def compress(weight: Tensor) -> SparseWeight:
     return SparseWeight((weight.shape[0], weight.shape[1]), *parts)
 
 
+@dataclass(frozen=True)
+class Product:
+    """x (..., d_in) times a weight (d_out, d_in), plus a bias (d_out,), and AbsTopK of that; what of it learns."""
+
+    weight: SparseWeight
+    bias: Tensor | None = None
+    watched: SparseWeight | None = None
+    """If given, ``watched.values`` get the gradient that ``weight.values`` would get: that of the weight at every place
+    in it, be the weight there zero or not. Nothing is multiplied by these values."""
+    dense: Tensor | None = None
+    """If given, what `weight` was compressed from; this gets the gradient, zeros and all."""
+    k: int = 0
+    """If positive, the result is AbsTopK of the product, see `openwork.kernels.abs_topk`."""
+    gelu: bool = False
+    """Whether AbsTopK is of the product's GELU."""
+
+    @property
+    def learnt(self) -> Tensor:
+        """What gets the weight's gradient."""
+        return self.dense if self.dense is not None else (self.watched or self.weight).values
+
+    @property
+    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int, bool]:
+        """What `openwork.kernels.library.sparse_linears` asks for."""
+        return self.weight.starts, self.weight.columns, self.weight.values, self.bias, self.k, self.gelu
+
+
 def sparse_linear(
     x: Tensor,
     weight: SparseWeight,
@@ -76,16 +105,26 @@ def sparse_linear(
     k: int = 0,
     gelu: bool = False,
 ) -> Tensor:
-    """x (..., d_in) times weight (d_out, d_in), plus bias (d_out,). Differentiable once, for ``weight.values`` too.
+    """The `Product` of x (..., d_in). Differentiable once."""
+    return sparse_linears(x, [Product(weight, bias, watched, k=k, gelu=gelu)])[0]
 
-    Where `watched` is given, ``watched.values`` get the gradient instead: that of the weight at every place in it, be
-    the weight there zero or not. Nothing is multiplied by these values.
 
-    If k > 0, the result is AbsTopK of that or, with `gelu`, of its GELU; see `openwork.kernels.abs_topk`.
-    """
-    w, index = weight, (weight.starts, weight.columns, weight.t_starts, weight.t_rows, weight.order)
-    learnt, others = (w.values, ()) if watched is None else (watched.values, (w.values, watched.starts, watched.columns))
-    return _apply(_SparseLinear, x, learnt, w, bias, k, gelu, *index, *others)
+def exact_linear(
+    x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None, *, k: int = 0, gelu: bool = False
+) -> Tensor:
+    """As `sparse_linear`, `weight` being `dense` compressed; but ``dense`` gets its gradient, zeros and all."""
+    return sparse_linears(x, [Product(weight, bias, dense=dense, k=k, gelu=gelu)])[0]
+
+
+def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
+    """Each of the products of x (..., d_in), with the bits that it has alone; the kernels read x once. Differentiable
+    once."""
+    inputs = (x, *(part for p in products for part in (p.weight.values, p.bias) if part is not None))
+    if not library.here(*inputs) or any(p.k >= p.weight.shape[0] for p in products):
+        return [_alone(x, product) for product in products]
+    if torch.is_grad_enabled():
+        return _Together.apply(x, products, *(part for p in products for part in (p.learnt, p.bias)))
+    return library.sparse_linears(x, [p.forward for p in products])[0]
 
 
 def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -98,33 +137,59 @@ def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tenso
     return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
 
 
-def exact_linear(
-    x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None, *, k: int = 0, gelu: bool = False
-) -> Tensor:
-    """As `sparse_linear`, `weight` being `dense` compressed; but ``dense`` gets its gradient, zeros and all."""
-    w = weight
-    index = (w.starts, w.columns, w.values, w.t_starts, w.t_rows, w.order)
-    return _apply(_ExactLinear, x, dense, w, bias, k, gelu, *index)
+class _Together(torch.autograd.Function):
+    """Products by the compiled kernels; `learnt` are for each what gets the weight's gradient, and the bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, products: Sequence[Product], *learnt: Tensor | None) -> tuple[Tensor, ...]:
+        outputs, all_kept = library.sparse_linears(x, [product.forward for product in products], differentiable=True)
+        saved = [(product.weight.values, *kept) for product, kept in zip(products, all_kept, strict=True)]
+        ctx.products = products
+        ctx.save_for_backward(x, *itertools.chain(*saved))
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *saved = ctx.saved_tensors
+        for_x, _, *needed = ctx.needs_input_grad
+        parts, needs = [], [(needed[i], needed[i + 1]) for i in range(0, len(needed), 2)]
+        for i, (product, dy) in enumerate(zip(ctx.products, dys, strict=True)):
+            w, at, learns = product.weight, product.watched or product.weight, any(needs[i])
+            values, kept = saved[4 * i], library.Kept(*saved[4 * i + 1 : 4 * i + 4])
+            if product.dense is not None and learns:
+                dy, kept, learns = _passed(dy, kept), library.ALL, False
+            parts.append((dy, kept, (at.starts, at.columns, values, w.t_starts, w.t_rows, w.order), learns))
+        dx, gradients = library.sparse_linears_backward(x, parts, for_x)
+        learnt = []
+        for (dy, *_), gradient, (for_weight, for_bias) in zip(parts, gradients, needs, strict=True):
+            dw, db = gradient or _dense_gradients(dy, x, for_weight, for_bias)
+            learnt += [dw if for_weight else None, db if for_bias else None]
+        return dx, None, *learnt
 
 
-def _apply(
-    function: type[torch.autograd.Function],
-    x: Tensor,
-    learnt: Tensor,
-    weight: SparseWeight,
-    bias: Tensor | None,
-    k: int,
-    gelu: bool,
-    *index: Tensor,
-) -> Tensor:
-    """The product, and AbsTopK of it: by one kernel where there is one, else by one after the other."""
-    d_out, inputs = weight.shape[0], (x, weight.values) if bias is None else (x, weight.values, bias)
-    if not 0 < k < d_out or not library.here(*inputs):
-        y = function.apply(x, learnt, bias, 0, False, *index)
-        return y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
-    if not torch.is_grad_enabled():
-        return library.sparse_linear(x, weight.starts, weight.columns, weight.values, bias, d_out, k, gelu)
-    return function.apply(x, learnt, bias, k, gelu, *index)
+def _passed(dy: Tensor, kept: library.Kept) -> Tensor:
+    """The gradient of a product's rows, of that of what was kept of them."""
+    if kept.slopes is not None:
+        return library.gelu_abs_topk_backward(dy, kept.slopes)
+    return dy if kept.y is None or kept.zero_cut is None else library.abs_topk_backward(dy, kept.y, kept.zero_cut)
+
+
+def _dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> tuple[Tensor | None, Tensor | None]:
+    dy_NO = dy.reshape(-1, dy.shape[-1])
+    return dy_NO.T @ x.reshape(-1, x.shape[-1]) if for_weight else None, dy_NO.sum(0) if for_bias else None
+
+
+def _alone(x: Tensor, product: Product) -> Tensor:
+    """A product by whatever can make it, and AbsTopK after it."""
+    w, at = product.weight, product.watched
+    index = (w.starts, w.columns, w.t_starts, w.t_rows, w.order)
+    if product.dense is not None:
+        y = _ExactLinear.apply(x, product.dense, product.bias, w.values, *index)
+    else:
+        others = () if at is None else (w.values, at.starts, at.columns)
+        y = _SparseLinear.apply(x, product.learnt, product.bias, *index, *others)
+    return y if product.k == 0 else gelu_abs_topk(y, product.k) if product.gelu else abs_topk(y, product.k)
 
 
 def _forward(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, d_out: int) -> Tensor:
@@ -159,71 +224,39 @@ def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(torch.ops.openwork, name) if torch.compiler.is_compiling() else direct
 
 
-def _product(
-    x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, bias: Tensor | None, k: int, gelu: bool
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The product, after AbsTopK if k > 0; and y and zero_cut, or slopes, by which the kernels know what was kept."""
-    weight, d_out = (starts, columns, values, bias), len(starts) - 1
-    if k == 0:
-        return _call("sparse_linear", _forward)(x, *weight, d_out), ()
-    zero_cut = None if gelu else torch.empty(x.shape[:-1], dtype=torch.int32)
-    slopes = torch.empty(*x.shape[:-1], d_out) if gelu else None
-    y = library.sparse_linear(x, *weight, d_out, k, gelu, zero_cut, slopes)
-    return y, (None if gelu else y, zero_cut, slopes)
-
-
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, learnt: Tensor, bias: Tensor | None, k: int, gelu: bool, *index: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, learnt: Tensor, bias: Tensor | None, *index: Tensor) -> Tensor:
         starts, columns, t_starts, t_rows, order, *watched = index  # watched: nothing, or values, starts, columns
         values, at_starts, at_columns = watched or (learnt, starts, columns)
-        y, kept = _product(x, starts, columns, values, bias, k, gelu)
-        ctx.save_for_backward(x, at_starts, at_columns, values, t_starts, t_rows, order, *kept)
+        ctx.save_for_backward(x, at_starts, at_columns, values, t_starts, t_rows, order)
         ctx.n_index = len(index)
-        return y
+        return _call("sparse_linear", _forward)(x, starts, columns, values, bias, len(starts) - 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, starts, columns, values, t_starts, t_rows, order, *kept = ctx.saved_tensors
+        x, _, _, values, t_starts, t_rows, order = ctx.saved_tensors
         if not any(ctx.needs_input_grad[1:3]):
-            dx = _call("sparse_linear", _forward)(_passed(dy, *kept), t_starts, t_rows, values[order], None, x.shape[-1])
-            return dx, *[None] * (4 + ctx.n_index)
-        weight = (starts, columns, values, t_starts, t_rows, order)
-        if kept:
-            gradients = library.sparse_linear_backward(dy, x, *weight, *kept)
-        else:
-            gradients = _call("sparse_linear_backward", _backward)(dy, x, *weight)
+            dx = _call("sparse_linear", _forward)(dy, t_starts, t_rows, values[order], None, x.shape[-1])
+            return dx, *[None] * (2 + ctx.n_index)
+        gradients = _call("sparse_linear_backward", _backward)(dy, *ctx.saved_tensors)
         wanted = zip(gradients, ctx.needs_input_grad, strict=False)
-        return *(gradient if needed else None for gradient, needed in wanted), *[None] * (2 + ctx.n_index)
-
-
-def _passed(
-    dy: Tensor, y: Tensor | None = None, zero_cut: Tensor | None = None, slopes: Tensor | None = None
-) -> Tensor:
-    """The gradient of a product's rows, of that of what was kept of them."""
-    if slopes is not None:
-        return library.gelu_abs_topk_backward(dy, slopes)
-    return dy if y is None or zero_cut is None else library.abs_topk_backward(dy, y, zero_cut)
+        return *(gradient if needed else None for gradient, needed in wanted), *[None] * ctx.n_index
 
 
 class _ExactLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dense: Tensor, bias: Tensor | None, k: int, gelu: bool, *weight: Tensor) -> Tensor:
-        starts, columns, values, t_starts, t_rows, order = weight
-        y, kept = _product(x, starts, columns, values, bias, k, gelu)
-        ctx.save_for_backward(x, values, t_starts, t_rows, order, *kept)
-        return y
+    def forward(ctx: Any, x: Tensor, dense: Tensor, bias: Tensor | None, *weight: Tensor) -> Tensor:
+        values, starts, columns, t_starts, t_rows, order = weight
+        ctx.save_for_backward(x, values, t_starts, t_rows, order)
+        return _call("sparse_linear", _forward)(x, starts, columns, values, bias, len(starts) - 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, values, t_starts, t_rows, order, *kept = ctx.saved_tensors
-        dy, (for_x, for_weight, for_bias, *_) = _passed(dy, *kept), ctx.needs_input_grad
-        dy_NO = dy.reshape(-1, dy.shape[-1])
+        x, values, t_starts, t_rows, order = ctx.saved_tensors
+        for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
         transpose = _call("sparse_linear", _forward)
         dx = transpose(dy, t_starts, t_rows, values[order], None, x.shape[-1]) if for_x else None
-        dw = dy_NO.T @ x.reshape(-1, x.shape[-1]) if for_weight else None
-        return dx, dw, dy_NO.sum(0) if for_bias else None, *[None] * 8
+        return dx, *_dense_gradients(dy, x, for_weight, for_bias), *[None] * 6

@@ -1,4 +1,5 @@
-// Products with a sparse weight at the cost of its non-zeros: y = x W^T + b, and its gradients.
+// Products with sparse weights at the cost of their non-zeros: y = x W^T + b, and its gradients; of several weights that
+// read the same x at once.
 //
 // W (d_out, d_in) is compressed by rows: the weights of output r are values[starts[r] .. starts[r + 1]], read from the
 // channels `columns`. A block of tokens is brought into lanes (vector.h), where one weight times one channel of all
@@ -11,35 +12,41 @@
 
 namespace {
 
+// A weight, and the block in lanes that it reads.
 struct Sparse {
     const int32_t *starts, *columns;
-    const float *values;
+    const float *values, *lanes;
 };
 
-// out[0 .. WIDTH] = bias + the row's weights times the channels in lanes.
-template <int WIDTH>
-inline void row_product(const Sparse &w, int64_t row, const float *lanes, float bias, float *out) {
-    constexpr int N = WIDTH / LANES;
-    Vec sums[N];
-    for (int v = 0; v < N; v++) sums[v] = all(bias);
-    const int32_t end = w.starts[row + 1];
-    for (int32_t k = w.starts[row]; k < end; k++) {
-        const float *x = lanes + int64_t(w.columns[k]) * WIDTH;
+// sums[0 .. N] += row r of the weight times its block.
+template <int N>
+inline void add_row(const Sparse &w, int64_t r, Vec *sums) {
+    const int32_t end = w.starts[r + 1];
+    for (int32_t k = w.starts[r]; k < end; k++) {
+        const float *x = w.lanes + int64_t(w.columns[k]) * N * LANES;
         const Vec weight = all(w.values[k]);
         for (int v = 0; v < N; v++) sums[v] += weight * load(x + v * LANES);
     }
-    for (int v = 0; v < N; v++) store(out + v * LANES, sums[v]);
 }
 
-// y (tokens, rows) = W times the block in lanes.
+// y (tokens, rows) = bias plus the sum over n weights of each times its block; the last comes first.
 template <int WIDTH>
-inline void block_product(const Sparse &w, int64_t rows, const float *lanes, const float *bias, int64_t tokens,
-                          float *y) {
+inline void block_product(const Sparse *w, int64_t n, int64_t rows, const float *bias, int64_t tokens, float *y) {
+    constexpr int N = WIDTH / LANES;
     alignas(64) float out[LANES * WIDTH];
     for (int64_t r = 0; r < rows; r += LANES) {
         const int64_t here = rows - r < LANES ? rows - r : LANES;
-        for (int64_t i = 0; i < here; i++)
-            row_product<WIDTH>(w, r + i, lanes, bias ? bias[r + i] : 0.0f, out + i * WIDTH);
+        for (int64_t i = 0; i < here; i++) {
+            Vec sums[N];
+            for (int v = 0; v < N; v++) sums[v] = all(bias ? bias[r + i] : 0.0f);
+            add_row<N>(w[n - 1], r + i, sums);
+            for (int64_t other = n - 2; other >= 0; other--) {
+                Vec more[N] = {};
+                add_row<N>(w[other], r + i, more);
+                for (int v = 0; v < N; v++) sums[v] += more[v];
+            }
+            for (int v = 0; v < N; v++) store(out + i * WIDTH + v * LANES, sums[v]);
+        }
         from_lanes<WIDTH>(out, here, tokens, y + r, rows);
     }
 }
@@ -61,10 +68,10 @@ struct Sums {
     }
 };
 
-// gradient[k] += sum over the block's tokens of dy[row of k] * x[column of k], and db[row] += that of dy[row].
+// gradient[k] += sum over the block's tokens of dy[row of k] * x[column of k], and db[row] += that of dy[row]; w has the
+// places, and the block of x.
 template <int WIDTH>
-inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes, const float *x_lanes, float *gradient,
-                           float *db) {
+inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes, float *gradient, float *db) {
     constexpr int N = WIDTH / LANES;
     Sums for_weights{gradient}, for_bias{db};
     for (int64_t r = 0; r < rows; r++) {
@@ -72,7 +79,7 @@ inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes,
         for (int v = 0; v < N; v++) total += dy[v] = load(dy_lanes + r * WIDTH + v * LANES);
         for_bias.add(total);
         for (int32_t k = w.starts[r]; k < w.starts[r + 1]; k++) {
-            const float *x = x_lanes + int64_t(w.columns[k]) * WIDTH;
+            const float *x = w.lanes + int64_t(w.columns[k]) * WIDTH;
             Vec part = dy[0] * load(x);
             for (int v = 1; v < N; v++) part += dy[v] * load(x + v * LANES);
             for_weights.add(part);
@@ -81,36 +88,58 @@ inline void block_gradient(const Sparse &w, int64_t rows, const float *dy_lanes,
     for_weights.finish(), for_bias.finish();
 }
 
+// What is wanted of a weight; library.py has the same words.
+struct Product {
+    const int32_t *starts, *columns;
+    const float *values, *bias;  // bias (d_out,) or null
+    float *y;                    // (tokens, d_out)
+    int32_t *zero_cut;           // (tokens,) and slopes (tokens, d_out): as abs_topk and gelu_abs_topk have them; or null
+    float *slopes;
+    int64_t d_out, k, gelu;      // k > 0: of each row, or of its GELU, only the k largest magnitudes
+};
+
 template <int WIDTH>
-int forward(const float *x, const Sparse &w, const float *bias, float *y, const Selection &selection, int64_t tokens,
-            int64_t d_in, int64_t d_out, int threads) {
+int forward(const float *x, const Product *products, int64_t n, int64_t tokens, int64_t d_in, int threads) {
     int failed = 0;
     const int64_t blocks = (tokens + WIDTH - 1) / WIDTH, parts = blocks < threads ? blocks : threads;
+    int64_t widest = 0;
+    for (int64_t i = 0; i < n; i++) widest = widest < products[i].d_out ? products[i].d_out : widest;
     parallel(parts, threads, [&](int64_t part) {
-        Scratch lanes(d_in * WIDTH), dense(d_out);
-        int32_t guess = 0;
-        if (!lanes.data || !dense.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        Scratch lanes(d_in * WIDTH), dense(widest), guesses(n);
+        if (!lanes.data || !dense.data || !guesses.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        int32_t *guess = reinterpret_cast<int32_t *>(guesses.data);
+        std::memset(guess, 0, size_t(n) * sizeof(int32_t));
         for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
             const int64_t first = b * WIDTH, here = tokens - first < WIDTH ? tokens - first : WIDTH;
             to_lanes<WIDTH>(x + first * d_in, d_in, here, d_in, lanes.data);
-            block_product<WIDTH>(w, d_out, lanes.data, bias, here, y + first * d_out);
-            if (!selection.k) continue;
-            for (int64_t t = first; t < first + here; t++)
-                guess = select_row(selection, y, y, t, d_out, dense.data, guess);
+            for (int64_t i = 0; i < n; i++) {
+                const Product &p = products[i];
+                const Sparse w{p.starts, p.columns, p.values, lanes.data};
+                block_product<WIDTH>(&w, 1, p.d_out, p.bias, here, p.y + first * p.d_out);
+                if (!p.k) continue;
+                const Selection selection{p.k, int(p.gelu), p.zero_cut, p.slopes};
+                for (int64_t t = first; t < first + here; t++)
+                    guess[i] = select_row(selection, p.y, p.y, t, p.d_out, dense.data, guess[i]);
+            }
         }
     });
     return failed;
 }
 
-// The gradient of a product's outputs, of which the entries that were not kept get none.
-struct Upstream {
-    const float *dy, *y;      // y (tokens, d) as it was selected, or null
-    const int32_t *zero_cut;  // of each token
-    const float *slopes;      // (tokens, d), or null; then y does not count
+// What is wanted of a weight's gradients; library.py has the same words.
+struct Gradient {
+    const float *dy, *y;               // (tokens, d_out): y as it was selected, or null where nothing was
+    const int32_t *zero_cut;           // of each token
+    const float *slopes;               // (tokens, d_out), or null; then y does not count
+    const int32_t *starts, *columns;   // the weights that get a gradient: the non-zeros, or more
+    const float *values;               // of the non-zeros
+    const int32_t *t_starts, *t_rows, *order;  // these by columns, and their places in `values`
+    float *gradients;                  // (parts, watched + d_out), see sparse_linear_backward; or null
+    int64_t d_out;
 
-    // n entries of token t from channel c on.
-    Vec at(int64_t t, int64_t c, int64_t n, int64_t d) const {
-        const int64_t place = t * d + c;
+    // n entries of what reaches the outputs of token t, from channel c on; one that was not kept gets no gradient.
+    Vec upstream(int64_t t, int64_t c, int64_t n) const {
+        const int64_t place = t * d_out + c;
         if (slopes) return sloped(dy, slopes, place, n);
         const Vec v = some(dy + place, n);
         if (!y) return v;
@@ -120,27 +149,42 @@ struct Upstream {
         for (int i = 0; i < LANES; i++) index[i] = i;
         return choose(((bits & MAGNITUDE) != 0) | (index <= zero_cut[t] - int32_t(c)), v, Vec{});
     }
+    int64_t stride() const { return starts[d_out] + d_out; }
 };
 
+// `transposed` has the weights by columns, `width` is the sum of their d_out.
 template <int WIDTH>
-int backward(const Upstream &upstream, const float *x, const Sparse &w, const Sparse &transposed, float *dx, float *gradients,
-             int64_t tokens, int64_t d_in, int64_t d_out, int64_t parts, int threads) {
+int backward(const float *x, const Gradient *wanted, const Sparse *transposed, int64_t n, float *dx, int64_t tokens,
+             int64_t d_in, int64_t width, int64_t parts, int threads) {
     int failed = 0;
-    const int64_t blocks = (tokens + WIDTH - 1) / WIDTH, stride = w.starts[d_out] + d_out;
+    const int64_t blocks = (tokens + WIDTH - 1) / WIDTH;
+    bool learns = false;
+    for (int64_t i = 0; i < n; i++) learns |= wanted[i].gradients != nullptr;
     parallel(parts, threads, [&](int64_t part) {
-        float *gradient = gradients + part * stride;
-        std::memset(gradient, 0, size_t(stride) * sizeof(float));
-        Scratch lanes((d_in + d_out) * WIDTH);
-        if (!lanes.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-        float *dy_lanes = lanes.data, *x_lanes = lanes.data + d_out * WIDTH;
+        Scratch lanes((d_in + width) * WIDTH), memory(n * int64_t(sizeof(Sparse) / sizeof(float)));
+        if (!lanes.data || !memory.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        float *x_lanes = lanes.data + width * WIDTH;
+        Sparse *t = reinterpret_cast<Sparse *>(memory.data);
+        for (int64_t i = 0, before = 0; i < n; before += wanted[i++].d_out) {
+            const Gradient &g = wanted[i];
+            t[i] = transposed[i], t[i].lanes = lanes.data + before * WIDTH;
+            if (g.gradients) std::memset(g.gradients + part * g.stride(), 0, size_t(g.stride()) * sizeof(float));
+        }
         for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
             const int64_t first = b * WIDTH, here = tokens - first < WIDTH ? tokens - first : WIDTH;
-            rows_to_lanes<WIDTH>(here, d_out, dy_lanes, [&](int64_t t, int64_t c, int64_t n) {
-                return upstream.at(first + t, c, n, d_out);
-            });
-            to_lanes<WIDTH>(x + first * d_in, d_in, here, d_in, x_lanes);
-            block_gradient<WIDTH>(w, d_out, dy_lanes, x_lanes, gradient, gradient + stride - d_out);
-            if (dx) block_product<WIDTH>(transposed, d_in, dy_lanes, nullptr, here, dx + first * d_in);
+            if (learns) to_lanes<WIDTH>(x + first * d_in, d_in, here, d_in, x_lanes);
+            float *dy_lanes = lanes.data;
+            for (int64_t i = 0; i < n; dy_lanes += wanted[i++].d_out * WIDTH) {
+                const Gradient &g = wanted[i];
+                rows_to_lanes<WIDTH>(here, g.d_out, dy_lanes, [&](int64_t j, int64_t c, int64_t m) {
+                    return g.upstream(first + j, c, m);
+                });
+                if (!g.gradients) continue;
+                float *gradient = g.gradients + part * g.stride();
+                const Sparse w{g.starts, g.columns, nullptr, x_lanes};
+                block_gradient<WIDTH>(w, g.d_out, dy_lanes, gradient, gradient + g.starts[g.d_out]);
+            }
+            if (dx) block_product<WIDTH>(t, n, d_in, nullptr, here, dx + first * d_in);
         }
     });
     return failed;
@@ -151,46 +195,45 @@ constexpr int64_t CACHE = 1 << 18;  // floats: 1 MiB
 
 }  // namespace
 
-// y (tokens, d_out) = x (tokens, d_in) W^T + bias (d_out,) or null. Also dx = dy W, with W compressed by columns.
-// k > 0: of each row of y, or with `gelu` of its GELU, only the k largest magnitudes; with zero_cut (tokens,) and slopes
-// (tokens, d_out), or null, as abs_topk and gelu_abs_topk have them. Returns 0, or 1 where there was no memory.
-extern "C" int FUNCTION(sparse_linear)(const float *x, const int32_t *starts, const int32_t *columns,
-                                       const float *values, const float *bias, float *y, int32_t *zero_cut,
-                                       float *slopes, int64_t tokens, int64_t d_in, int64_t d_out, int64_t k, int gelu,
+// y (tokens, d_out) = x (tokens, d_in) W^T + bias for each of n weights. Also dx = dy W, with W compressed by columns.
+// Returns 0, or 1 where there was no memory.
+extern "C" int FUNCTION(sparse_linear)(const float *x, const void *products, int64_t n, int64_t tokens, int64_t d_in,
                                        int threads) {
-    const Sparse w{starts, columns, values};
-    const Selection selection{k, gelu, zero_cut, slopes};
     const bool wide = tokens > 2 * LANES * threads && d_in * 4 * LANES <= CACHE;
     const bool narrow = tokens <= LANES * threads || d_in * 2 * LANES > CACHE;
     return (wide ? forward<4 * LANES> : narrow ? forward<LANES> : forward<2 * LANES>)(
-        x, w, bias, y, selection, tokens, d_in, d_out, threads);
+        x, static_cast<const Product *>(products), n, tokens, d_in, threads);
 }
 
-// The gradients of all of sparse_linear: dx (tokens, d_in) if not null, and, first in `gradients` (parts, watched +
-// d_out), those of the weights at `starts` and `columns` and of the bias, summed in order over `parts` ranges of tokens
-// that have a row each. The weights at these places may be the non-zeros, or more. `order` (nonzeros,) has the places in
-// `values` of the non-zeros sorted by columns. y and zero_cut or slopes are what the selection left, null where there
-// was none. Returns 0, or 1 where there was no memory.
-extern "C" int FUNCTION(sparse_linear_backward)(const float *dy, const float *y, const int32_t *zero_cut,
-                                                const float *slopes, const float *x, const int32_t *starts,
-                                                const int32_t *columns, const float *values, const int32_t *t_starts,
-                                                const int32_t *t_rows, const int32_t *order, float *dx,
-                                                float *gradients, int64_t tokens, int64_t d_in, int64_t d_out,
-                                                int64_t parts, int threads) {
-    const int64_t nonzeros = t_starts[d_in], stride = starts[d_out] + d_out;
-    Scratch t_values(nonzeros + 1);
-    if (!t_values.data) return 1;
-    for (int64_t k = 0; k < nonzeros; k++) t_values.data[k] = values[order[k]];
-    const Sparse w{starts, columns, nullptr}, t{t_starts, t_rows, t_values.data};
-    const Upstream upstream{dy, y, zero_cut, slopes};
-    const bool wide = (d_in + d_out) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads;
-    if ((wide ? backward<4 * LANES> : backward<2 * LANES>)(upstream, x, w, t, dx, gradients, tokens, d_in, d_out, parts,
-                                                           threads))
-        return 1;
-    parallel(parts, threads, [=](int64_t part) {
-        for (int64_t other = 1; other < parts; other++)
-            for (int64_t i = stride * part / parts; i < stride * (part + 1) / parts; i++)
-                gradients[i] += gradients[other * stride + i];
-    });
+// The gradients of all of sparse_linear: dx (tokens, d_in), the sum over the n weights, if not null; and, for those with
+// `gradients`, first in these the gradients of the weights at `starts` and `columns` and of the bias, summed in order
+// over `parts` ranges of tokens that have a row each. Returns 0, or 1 where there was no memory.
+extern "C" int FUNCTION(sparse_linear_backward)(const float *x, const void *gradients, int64_t n, float *dx,
+                                                int64_t tokens, int64_t d_in, int64_t parts, int threads) {
+    const Gradient *wanted = static_cast<const Gradient *>(gradients);
+    int64_t width = 0, nonzeros = 1;
+    for (int64_t i = 0; i < n; i++) width += wanted[i].d_out, nonzeros += wanted[i].t_starts[d_in];
+    Scratch values(nonzeros), memory(n * int64_t(sizeof(Sparse) / sizeof(float)));
+    if (!values.data || !memory.data) return 1;
+    Sparse *transposed = reinterpret_cast<Sparse *>(memory.data);
+    float *t_values = values.data;
+    for (int64_t i = 0; i < n; i++) {
+        const Gradient &g = wanted[i];
+        transposed[i] = {g.t_starts, g.t_rows, t_values, nullptr};
+        for (int32_t k = 0; k < g.t_starts[d_in]; k++) *t_values++ = g.values[g.order[k]];
+    }
+    const bool wide = (d_in + width) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads;
+    const auto run = wide ? backward<4 * LANES> : backward<2 * LANES>;
+    if (run(x, wanted, transposed, n, dx, tokens, d_in, width, parts, threads)) return 1;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t stride = wanted[i].stride();
+        float *gradient = wanted[i].gradients;
+        if (gradient && parts > 1)
+            parallel(parts, threads, [=](int64_t part) {
+                for (int64_t other = 1; other < parts; other++)
+                    for (int64_t j = stride * part / parts; j < stride * (part + 1) / parts; j++)
+                        gradient[j] += gradient[other * stride + j];
+            });
+    }
     return 0;
 }

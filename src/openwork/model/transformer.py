@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
 
 from openwork.artifacts import Edge, Edit, tensors_hash
 from openwork.errors import UserError
@@ -130,9 +131,8 @@ class Attention(nn.Module):
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
     def forward(self, x: Tensor, at: At, cache: LayerCache | None = None) -> Tensor:
-        q = at("attn.q", self.sparse.after("attn.q", self.q, x))
-        k = at("attn.k", self.sparse.after("attn.k", self.k, x))
-        v = at("attn.v", self.sparse.after("attn.v", self.v, x))
+        sites, layers = ("attn.q", "attn.k", "attn.v"), (self.q, self.k, self.v)
+        q, k, v = map(at, sites, self.sparse.after_each(sites, layers, x))
         if cache is not None:
             k, v = cache.extend(k, v)
         y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
@@ -171,9 +171,10 @@ class Sparse:
         self, site: str, layer: nn.Module, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """What `layer`, and then the nonlinearity if there is one, make of x, with the largest kept where `site` is
-        sparse. A layer with a method ``abs_topk(x, k, gelu)`` does all of it in one pass over memory."""
+        sparse. A layer with a method ``abs_topk(x, k, gelu)`` does all of it in one pass over memory, unless somebody
+        looks at it."""
         in_one_pass = getattr(layer, "abs_topk", None)
-        if in_one_pass and site in self.sites and nonlinearity in (None, gelu):
+        if in_one_pass and site in self.sites and nonlinearity in (None, gelu) and not looked_at(layer):
             k = self._k(layer.out_features if isinstance(layer, nn.Linear) else x.shape[-1])
             return in_one_pass(x, k, gelu=nonlinearity is gelu)
         y = layer(x)
@@ -181,8 +182,23 @@ class Sparse:
             return gelu_abs_topk(y, self._k(y.shape[-1]))
         return self(site, y if nonlinearity is None else nonlinearity(y))
 
+    def after_each(self, sites: Sequence[str], layers: Sequence[nn.Linear], x: Tensor) -> Sequence[Tensor]:
+        """`after` for each of the layers, which all read x: in one pass over it where they share a function
+        ``together(layers, x, ks)``, in which k = 0 stands for no selection."""
+        in_one_pass, *others = {getattr(type(layer), "together", None) for layer in layers}
+        if in_one_pass and not others and not any(map(looked_at, layers)):
+            ks = [self._k(y.out_features) if site in self.sites else 0 for site, y in zip(sites, layers, strict=True)]
+            return in_one_pass(layers, x, ks)
+        return [self.after(site, layer, x) for site, layer in zip(sites, layers, strict=True)]
+
     def _k(self, width: int) -> int:
         return max(1, int(width * self.fraction))
+
+
+def looked_at(module: nn.Module) -> bool:
+    """Whether a call of the module would be noticed: it has hooks, or a tool has put a ``forward`` into it."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks or "forward" in module.__dict__ or _has_any_global_hook())
 
 
 class Block(nn.Module):

@@ -8,12 +8,14 @@ turns sparse by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import SparseWeight, abs_topk, compress, exact_linear, gelu_abs_topk, sparse_linear, sparse_vector
+from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, sparse_linears, sparse_vector
 
 CROSSOVER = ((2**20, 1 / 4), (2**63, 1 / 6))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
@@ -59,24 +61,43 @@ class SparseLinear(nn.Linear):
             self._seen, self._by_input = (weight, *now), None
         return self._compressed
 
-    def forward(self, input: Tensor, k: int = 0, gelu: bool = False) -> Tensor:
-        """What the linear layer gives; if k > 0, AbsTopK of that or, with `gelu`, of its GELU."""
-        if self.kept is not None:
-            return sparse_linear(input, self.kept, self.bias, self.watched, k=k, gelu=gelu)
+    def forward(self, input: Tensor) -> Tensor:
+        """What the linear layer gives."""
+        return self.abs_topk(input, 0, gelu=False)
+
+    def abs_topk(self, input: Tensor, k: int, gelu: bool) -> Tensor:
+        """AbsTopK of the outputs or, with `gelu`, of their GELU; all of the outputs if k is 0."""
+        if product := self._product(input, k, gelu):
+            return sparse_linears(input, [product])[0]
         weight = self.compressed()
         if weight is None or torch.is_autocast_enabled(input.device.type):
             y = F.linear(input, self.weight, self.bias)
-        elif input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
+        else:
             if self._by_input is None:
                 self._by_input = weight.values[weight.order]
             y = sparse_vector(input, weight, self._by_input, self.bias)
-        else:
-            return exact_linear(input, self.weight, weight, self.bias, k=k, gelu=gelu)
         return y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
 
-    def abs_topk(self, input: Tensor, k: int, gelu: bool) -> Tensor:
-        """See `openwork.model.transformer.Sparse`."""
-        return self(input, k, gelu)
+    @staticmethod
+    def together(layers: Sequence[SparseLinear], input: Tensor, ks: Sequence[int]) -> Sequence[Tensor]:
+        """`abs_topk` of several layers that read the same input."""
+        products = []
+        for layer, k in zip(layers, ks, strict=True):
+            if (product := layer._product(input, k, gelu=False)) is None:
+                return [layer.abs_topk(input, k, gelu=False) for layer, k in zip(layers, ks, strict=True)]
+            products.append(product)
+        return sparse_linears(input, products)
+
+    def _product(self, input: Tensor, k: int, gelu: bool) -> Product | None:
+        """The product with the kept weights, or with those that are not zero; None where other ways are faster."""
+        if self.kept is not None:
+            return Product(self.kept, self.bias, self.watched, k=k, gelu=gelu)
+        if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
+            return None
+        weight = self.compressed()
+        if weight is None or torch.is_autocast_enabled(input.device.type):
+            return None
+        return Product(weight, self.bias, dense=self.weight, k=k, gelu=gelu)
 
 
 def use_sparse_layers(model: nn.Module) -> list[SparseLinear]:
