@@ -34,7 +34,7 @@ from openwork.training import TrainConfig
 
 REFRESH_EVERY, FIRST, STEPS = 100, 2, 10
 KINDS = {
-    "sparse products": ("_SparseLinear", "_ExactLinear"),
+    "sparse products": ("_Together", "_SparseLinear", "_ExactLinear"),
     "dense products": ("aten::mm", "aten::addmm", "aten::bmm"),
     "attention": ("_Attention", "attention", "ScaledDotProduct"),
     "GELU with AbsTopK": ("_GELUAbsTopK",),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.kernels import (
     Product,
     abs_topk,
@@ -301,6 +302,12 @@ def test_products_of_the_same_x_have_the_bits_that_they_have_alone(name, forms):
         (of_first,) = torch.autograd.grad(sparse_linears(x, products[:1])[0], x, dys[0])
     assert_same_bits([*together, *ours], [*alone, *theirs])
     torch.testing.assert_close(only_first, of_first)
+
+
+@pytest.mark.parametrize("k", [-1, 7])
+def test_a_product_cannot_keep_more_than_it_has(k):
+    with pytest.raises(UserError, match=f"cannot keep {k} of 6"):
+        sparse_linear(torch.ones(2, 9), compress(sparse(6, 9, 0.4)), k=k)
 
 
 def test_a_weight_that_changes_between_forward_and_backward_is_noticed():

@@ -120,7 +120,7 @@ def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
     """Each of the products of x (..., d_in), with the bits that it has alone; the kernels read x once. Differentiable
     once."""
     inputs = (x, *(part for p in products for part in (p.weight.values, p.bias) if part is not None))
-    if not library.here(*inputs) or any(p.k >= p.weight.shape[0] for p in products):
+    if not library.here(*inputs) or not all(0 <= p.k < p.weight.shape[0] for p in products):
         return [_alone(x, product) for product in products]
     if torch.is_grad_enabled():
         return _Together.apply(x, products, *(part for p in products for part in (p.learnt, p.bias)))
