@@ -66,6 +66,7 @@ def test_the_reference_pair_has_about_the_same_validation_loss():
     assert abs(sparse - dense) <= 0.05
 
 
+@pytest.mark.slow
 def test_every_circuit_that_comes_with_a_model_gives_its_stated_loss_again():
     model = load_model(models.path("reference-sparse"))
     files = sorted((models.path("reference-sparse") / "circuits").glob("*.circuit"))

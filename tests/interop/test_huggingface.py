@@ -108,6 +108,7 @@ def test_the_export_is_whole_and_has_a_card(exported, tmp_path):
     assert torch.equal(reloaded(tokens).logits, again(tokens).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["openwork, transformers", "transformers, openwork"])
 def test_registration_does_not_depend_on_who_is_imported_first(order, tmp_path):
     huggingface.export(random_model(None), tmp_path / "exported")
