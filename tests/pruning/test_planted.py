@@ -51,7 +51,7 @@ def test_without_decoys_every_edge_is_found_and_no_other(kind):
     assert found_edges(circuit) == planted_edges(kind)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
 def test_among_decoys_and_copies_one_whole_copy_is_found(kind, copies, seed):

@@ -74,7 +74,7 @@ def test_killed_in_fast_mode_and_resumed_is_bit_identical(tiny_corpus, tmp_path,
 
 
 @both_modes
-@pytest.mark.parametrize("stop", [5, 8, 9, 10])
+@pytest.mark.parametrize("stop", [5, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (8, 9, 10))])
 def test_asked_to_stop_it_ends_after_the_step_and_goes_on_from_there(tiny_corpus, tmp_path, unstopped, mode, stop):
     out = tmp_path / "model"
 
