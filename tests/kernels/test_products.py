@@ -307,7 +307,7 @@ def test_products_of_the_same_x_have_the_bits_that_they_have_alone(name, forms):
 @pytest.mark.parametrize("k", [-1, 7])
 def test_a_product_cannot_keep_more_than_it_has(k):
     with pytest.raises(UserError, match=f"cannot keep {k} of 6"):
-        sparse_linear(torch.ones(2, 9), compress(sparse(6, 9, 0.4)), k=k)
+        sparse_linears(torch.ones(2, 9), [Product(compress(sparse(6, 9, 0.4)), k=k)])
 
 
 def test_a_weight_that_changes_between_forward_and_backward_is_noticed():

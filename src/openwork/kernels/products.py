@@ -7,7 +7,7 @@
     q, k, v = sparse_linears(x, [Product(...), Product(...), Product(...)])  # several of them in one pass over x
     y = sparse_vector(x, w, t_values, bias)  # the same y for a few tokens; no gradients
 
-All but the last also give AbsTopK of y (k=...), or of its GELU (gelu=True), in one pass over memory.
+A `Product` may also ask for AbsTopK of y (k=...), or of its GELU (gelu=True), in one pass over memory.
 
 A weight that is zero multiplies nothing: a NaN or an infinity in x reaches the outputs that have a weight for it, in a
 dense product all.
@@ -97,23 +97,15 @@ class Product:
 
 
 def sparse_linear(
-    x: Tensor,
-    weight: SparseWeight,
-    bias: Tensor | None = None,
-    watched: SparseWeight | None = None,
-    *,
-    k: int = 0,
-    gelu: bool = False,
+    x: Tensor, weight: SparseWeight, bias: Tensor | None = None, watched: SparseWeight | None = None
 ) -> Tensor:
-    """The `Product` of x (..., d_in). Differentiable once."""
-    return sparse_linears(x, [Product(weight, bias, watched, k=k, gelu=gelu)])[0]
+    """The `Product` of x (..., d_in) alone. Differentiable once."""
+    return sparse_linears(x, [Product(weight, bias, watched)])[0]
 
 
-def exact_linear(
-    x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None, *, k: int = 0, gelu: bool = False
-) -> Tensor:
+def exact_linear(x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | None = None) -> Tensor:
     """As `sparse_linear`, `weight` being `dense` compressed; but ``dense`` gets its gradient, zeros and all."""
-    return sparse_linears(x, [Product(weight, bias, dense=dense, k=k, gelu=gelu)])[0]
+    return sparse_linears(x, [Product(weight, bias, dense=dense)])[0]
 
 
 def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
