@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +105,13 @@ SIZES = [("infer", "--rounds", "0"), ("kernels", "--rounds", "0"), ("topk", "--d
 def test_sizes_below_one_are_refused_before_anything_is_timed(asked):
     done = CliRunner().invoke(app, ["bench", *asked])
     assert done.exit_code == 2 and "greater than or equal to 1" in done.output
+
+
+def test_the_profile_of_a_step_names_every_kernel_of_the_step():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "step_profile.py"))
+    named = {name for names in script["KINDS"].values() for name in names}
+    functions = {
+        f.__name__ for f in torch.autograd.Function.__subclasses__() if f.__module__.startswith("openwork.kernels")
+    }
+    assert "_Together" in functions
+    assert functions - {"_GELU"} <= named  # in training a GELU always comes with AbsTopK
