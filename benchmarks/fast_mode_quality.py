@@ -1,10 +1,12 @@
 """Quality of fast mode against exact mode: same data, same steps, several seeds, widths and densities.
 
     python benchmarks/fast_mode_quality.py CORPUS OUT [--tokens 5_000_000] [--widths 256,512] [--densities 1/16,1/64]
+        [--device cuda --workers 4]
 
 Every run lies in its own directory below OUT: stopped, the script goes on where it was, and a finished run is not made
-again. OUT/quality.json gets, for every width and density, the validation losses of both modes by seed, their
-difference, the losses of all tasks, the time of training, and when fast mode reached exact mode's final loss.
+again. With --workers that many runs go on at once, each in its own process; their times are then not of use.
+OUT/quality.json gets, for every width and density, the validation losses of both modes by seed, their difference, the
+losses of all tasks, the time of training, and when fast mode reached exact mode's final loss.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -49,6 +54,10 @@ def main() -> None:
     options = parse()
     corpus, out = open_corpus(options.corpus), Path(options.out)
     cells = list(itertools.product(options.widths, options.densities))
+    if options.workers > 1:
+        runs = [Run(mode, *cell, seed) for seed in range(options.seeds) for cell in cells for mode in ("exact", "fast")]
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            list(pool.map(partial(measure, corpus, out=out, options=options), runs))
     results = []
     for width, density in cells:
         runs = {
@@ -133,6 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--refresh-every", type=int, default=10)
     parser.add_argument("--validate-every", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], default=[256, 512])
     densities = [1 / 16, 1 / 64]

@@ -4,8 +4,8 @@
 
 Shares of the time that PyTorch's profiler counts in operators, over ten steps (in fast mode none of them refreshes);
 on a GPU, of the time that this works, without the kernels that Triton starts outside an operator (Adam, the selection
-of weights). ``--mode naive`` is the method in PyTorch's own operators. The profiler itself adds a few microseconds to
-each operator.
+of weights), and with every operator started by Python, not from a recording as in training. ``--mode naive`` is the
+method in PyTorch's own operators. The profiler itself adds a few microseconds to each operator.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
         if options.mode == "naive":
             step = plain_stepper(Transformer(config.model).to(options.device), config, batch)
         else:
-            step = stepper(config, batch)
+            step = stepper(config, batch, record=False)
         report(step, options.device == "cuda")
 
 

@@ -20,6 +20,7 @@ from openwork.kernels import abs_topk
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
+from openwork.training.gradient import Gradient
 from openwork.training.loop import make_optimizer, train_step
 
 TINY = ModelConfig(n_layers=1, d_model=32, n_ctx=16, d_vocab=64)
@@ -37,10 +38,10 @@ def test_the_plain_method_is_the_same_method():
     batch = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
     plain, ours = Transformer(TINY), Transformer(TINY)
     step = plain_stepper(plain, config, batch)
-    optimizer = make_optimizer(ours, config)
+    optimizer, gradient = make_optimizer(ours, config), Gradient(ours)
     for number in range(3):
         step(number)
-        train_step(ours, optimizer, batch, number, config)
+        train_step(gradient, optimizer, batch, number, config)
     for (name, a), b in zip(plain.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
 

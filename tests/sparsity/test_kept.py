@@ -14,6 +14,7 @@ from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import Quota, SparsityConfig
 from openwork.sparsity.kept import to_watch
 from openwork.training import TrainConfig
+from openwork.training.gradient import Gradient
 from openwork.training.loop import make_optimizer, train_step
 
 SHAPE = ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=40)
@@ -34,9 +35,10 @@ def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal
         precision="float32",
     )
     model = Transformer(config.model, seed=0).to(device)
-    optimizer, random = make_optimizer(model, config), torch.Generator().manual_seed(0)
+    optimizer, gradient = make_optimizer(model, config), Gradient(model, "float32")
+    random = torch.Generator().manual_seed(0)
     for step in range(steps):
-        train_step(model, optimizer, torch.randint(0, 40, (4, 9), generator=random).to(device), step, config)
+        train_step(gradient, optimizer, torch.randint(0, 40, (4, 9), generator=random).to(device), step, config)
     return model, optimizer
 
 

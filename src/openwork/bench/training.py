@@ -23,6 +23,7 @@ from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
+from openwork.training.gradient import Gradient
 from openwork.training.loop import make_optimizer, pick_device, train_step
 
 
@@ -87,12 +88,12 @@ def bench_training(
     }
 
 
-def stepper(config: TrainConfig, batch: Tensor) -> Callable[[int], object]:
-    """A function that takes the training step of a given number with this package."""
+def stepper(config: TrainConfig, batch: Tensor, record: bool = True) -> Callable[[int], object]:
+    """A function that takes the training step of a given number with this package; `record` as in `Gradient`."""
     model = Transformer(config.model).to(batch.device)
-    optimizer = make_optimizer(model, config)
-    train_step(model, optimizer, batch, 0, config)
-    return lambda number: train_step(model, optimizer, batch, number, config)
+    optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision, record)
+    train_step(gradient, optimizer, batch, 0, config)
+    return lambda number: train_step(gradient, optimizer, batch, number, config)
 
 
 def multiply_adds(shape: ModelConfig, density: float) -> float:

@@ -15,6 +15,7 @@ Importing this needs Triton, which comes with PyTorch for GPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -85,7 +86,8 @@ def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
     addresses, _, *others, lines = zip(*about, strict=True)
     line_ends, span_ends = (list(accumulate(n)) for n in (lines, [triton.cdiv(size, _SPAN.value) for size in sizes]))
     offsets = [0, *accumulate(sizes)][:-1]
-    table, width = _table([addresses, offsets, sizes, *others, line_ends, span_ends], device)
+    columns = addresses, offsets, sizes, *others, line_ends, span_ends
+    table, width = _table(tuple(map(tuple, columns)), device)
 
     keys = torch.empty(sum(sizes), dtype=torch.int32, device=device)
     counts = torch.zeros(4, width, 256, dtype=torch.int32, device=device)
@@ -115,14 +117,16 @@ def adam_step_each_(each: Sequence[tuple[Tensor, ...]], *numbers: float) -> None
     sizes = [parameter.numel() for parameter, *_ in each]
     ends = list(accumulate(triton.cdiv(size, _SPAN.value) for size in sizes))
     addresses = zip(*([x.data_ptr() for x in tensors] for tensors in each), strict=True)
-    table, width = _table([*addresses, sizes, ends], each[0][0].device)
+    table, width = _table((*addresses, tuple(sizes), tuple(ends)), each[0][0].device)
     _adam_step[(ends[-1],)](table, *map(float, numbers), width)
     for parameter, *_ in each:
         torch.autograd.graph.increment_version(parameter)
 
 
-def _table(columns: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, int]:
-    """The columns on the device, each repeating its last number up to a power of two; and that."""
+@lru_cache(maxsize=16)
+def _table(columns: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, int]:
+    """The columns on the device, each repeating its last number up to a power of two; and that. Not to be changed: who
+    asks for the same ones gets the same tensor."""
     width = triton.next_power_of_2(len(columns[0]))
     padded = [[*column, *[column[-1]] * (width - len(column))] for column in columns]
     return torch.tensor(padded).to(device), width
@@ -144,10 +148,12 @@ def _abs_topk(x, y, zero_cut, d, k, BITS: tl.constexpr, INFINITY: tl.constexpr, 
     inside = index < d
     value = tl.load(x + row * d + index, mask=inside, other=0)
     key = tl.where(inside, tl.minimum(value.to(tl.int32) & ((1 << BITS) - 1), INFINITY + 1), -1)
-    bound = 0
-    for bit in tl.static_range(BITS):  # the largest that k keys reach
-        higher = bound | (1 << (BITS - 1 - bit))
-        bound = tl.where(tl.sum((key >= higher).to(tl.int32), 0) >= k, higher, bound)
+    bound, higher, reached = 0, tl.max(key, 0) + 1, d
+    while (reached != k) & (higher - bound > 1):  # the keys that reach `bound` are at least k, those `higher` fewer
+        middle = bound + (higher - bound) // 2
+        reach = tl.sum((key >= middle).to(tl.int32), 0)
+        bound, higher = tl.where(reach >= k, middle, bound), tl.where(reach >= k, higher, middle)
+        reached = tl.where(reach >= k, reach, reached)
     above, equal = key > bound, key == bound
     room = k - tl.sum(above.to(tl.int32), 0)
     kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= room))

@@ -83,7 +83,7 @@ def _extra_key_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tenso
     Fused kernels want channels in eights, so there are as many more.
     """
     d_head, more = q.shape[-1], 8 - q.shape[-1] % 8
-    marker = F.one_hot(torch.tensor(d_head, device=q.device), d_head + more).to(q)
+    marker = F.pad(q.new_ones(1), (d_head, more - 1))
     sink_key = sink.to(q)[:, None, None] * d_head**0.5 * marker
     q, k, v = (F.pad(x, (0, more, 1, 0)) for x in (q, k, v))
     k = k + F.pad(sink_key, (0, 0, 0, k.shape[-2] - 1))

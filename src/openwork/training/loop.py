@@ -41,10 +41,10 @@ from openwork.sparsity import (
 )
 from openwork.training.card import write_card
 from openwork.training.checkpoints import resume, save_checkpoint
+from openwork.training.gradient import Gradient
 from openwork.training.metrics import (
     MetricsLog,
     dead_units,
-    next_token_loss,
     plot_run,
     read_metrics,
     validation_batches,
@@ -149,7 +149,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     model.tokenizer = corpus.tokenizer
     if config.model.bigram == "counted":
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
-    optimizer = make_optimizer(model, config)
+    optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision)
     about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
     start = resume(out / "checkpoints", model, optimizer, about)
     if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
@@ -160,7 +160,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         for step in range(start, config.n_steps):
             began = time.perf_counter()
             batch = corpus.batch("train", step, config.batch_size, config.model.n_ctx, config.seed).to(device)
-            line = train_step(model, optimizer, batch, step, config)
+            line = train_step(gradient, optimizer, batch, step, config)
             if not math.isfinite(line["loss"] + line["gradient_rms"]):
                 raise Diverged(_what_diverged(model, batch, step, out / "checkpoints"))
             line["tokens_per_second"] = config.tokens_per_step / (time.perf_counter() - began)
@@ -213,7 +213,7 @@ def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
     return Adam(model.named_parameters(), adam)
 
 
-def train_step(model: Transformer, optimizer: Adam, batch: Tensor, step: int, config: TrainConfig) -> dict[str, Any]:
+def train_step(gradient: Gradient, optimizer: Adam, batch: Tensor, step: int, config: TrainConfig) -> dict[str, Any]:
     """One step of the method on `batch` (batch, position + 1): loss, backward, scale, Adam, project.
 
     Returns what it measured; if loss or gradient are not finite, weights and moments stay as they were.
@@ -223,16 +223,14 @@ def train_step(model: Transformer, optimizer: Adam, batch: Tensor, step: int, co
     rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
 
     optimizer.begin(step)
-    with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda and config.precision == "bfloat16"):
-        loss = next_token_loss(model(batch[:, :-1]), batch[:, 1:])
-    loss.backward()
+    loss = float(gradient(batch))
     gradient_rms = optimizer.gradient_rms()
-    if math.isfinite(loss.item() + gradient_rms):
-        optimizer.step(rate, gradient_rms, quotas(model, config.sparsity, density))
+    if math.isfinite(loss + gradient_rms):
+        optimizer.step(rate, gradient_rms, quotas(gradient.model, config.sparsity, density))
     optimizer.zero_grad()
     return {
         "tokens": (step + 1) * config.tokens_per_step,
-        "loss": loss.item(),
+        "loss": loss,
         "learning_rate": rate,
         "density": density,
         "gradient_rms": gradient_rms,
