@@ -79,7 +79,7 @@ class Product:
     """If given, ``watched.values`` get the gradient that ``weight.values`` would get: that of the weight at every place
     in it, be the weight there zero or not. Nothing is multiplied by these values."""
     dense: Tensor | None = None
-    """If given, what `weight` was compressed from; this gets the gradient, zeros and all."""
+    """If given, the dense form of `weight`, which may lag behind; this gets the gradient, zeros and all."""
     k: int = 0
     """If positive, the result is AbsTopK of the product, see `openwork.kernels.abs_topk`."""
     gelu: bool = False

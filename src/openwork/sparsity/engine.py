@@ -37,7 +37,8 @@ class SparseLinear(nn.Linear):
     kept: SparseWeight | None
     """While set: the weights that count; `weight` may lag behind."""
     watched: SparseWeight | None
-    """While set: the weights that get a gradient, ``watched.values.grad``; what is kept and some that are zero."""
+    """While set: the weights that get a gradient, ``watched.values.grad``; what is kept and some that are zero. Without
+    it, all of `weight` gets one."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -91,7 +92,8 @@ class SparseLinear(nn.Linear):
     def _product(self, input: Tensor, k: int, gelu: bool) -> Product | None:
         """The product with the kept weights, or with those that are not zero; None where other ways are faster."""
         if self.kept is not None:
-            return Product(self.kept, self.bias, self.watched, k=k, gelu=gelu)
+            dense = self.weight if self.watched is None else None
+            return Product(self.kept, self.bias, self.watched, dense, k, gelu)
         if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
             return None
         weight = self.compressed()

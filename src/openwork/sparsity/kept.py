@@ -76,8 +76,9 @@ class KeptAdam(Adam):
 
     def begin(self, step: int) -> None:
         self.refreshing = step % self.refresh_every == 0 or not self.places
-        if self.refreshing:
-            self.settle()
+        if self.refreshing:  # products are by what is kept, as before; their gradients are dense
+            for layer in self.layers.values():
+                layer.watched = None
 
     def settle(self) -> None:
         self._write_back()
