@@ -18,6 +18,7 @@ from openwork.kernels import (
     library,
     sparse_linear,
     sparse_linears,
+    sparse_vector,
 )
 from tests.kernels.engines import ENGINES, LEVELS, bits, engine
 
@@ -302,6 +303,40 @@ def test_products_of_the_same_x_have_the_bits_that_they_have_alone(name, forms):
         (of_first,) = torch.autograd.grad(sparse_linears(x, products[:1])[0], x, dys[0])
     assert_same_bits([*together, *ours], [*alone, *theirs])
     torch.testing.assert_close(only_first, of_first)
+
+
+@every_level
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_products_of_a_few_tokens_have_the_bits_of_one_after_the_other(name, tokens):
+    """Small and large weights (whose inputs are divided), zeros, NaN and infinity, with AbsTopK, of the GELU too."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(1, tokens, 1100, generator=random) * (torch.rand(1, tokens, 1100, generator=random) < 0.25)
+    x[0, 0, 0], x[0, -1, -1] = float("nan"), float("inf")
+    wanted = [(30, 0, False), (70, 20, False), (90, 90 // 4, True), (1, 0, False)]
+    products = []
+    for d_out, k, gelu in wanted:
+        weight, bias = compress(sparse(d_out, 1100, 0.2, seed=d_out)), torch.randn(d_out, generator=random)
+        products.append(Product(weight, bias if d_out > 30 else None, k=k, gelu=gelu, by_input=weight.by_input()))
+    assert {len(p.weight.values) > 8192 for p in products} == {False, True}
+    with engine(name), torch.no_grad():
+        together = sparse_linears(x, products)
+        for y, p in zip(together, products, strict=True):
+            assert torch.equal(bits(sparse_linears(x, [p])[0]), bits(y))
+            alone = sparse_vector(x, p.weight, p.weight.values[p.weight.order], p.bias)
+            selected = alone if p.k == 0 else gelu_abs_topk(alone, p.k) if p.gelu else abs_topk(alone, p.k)
+            assert torch.equal(bits(selected), bits(y))
+
+
+@pytest.mark.parametrize("d_out", [2**16, 2**16 + 1])
+def test_a_few_tokens_with_as_many_outputs_as_are_packed_and_with_more(d_out):
+    w = torch.zeros(d_out, 3)
+    w[-1, 1], w[0, 2], w[2**15, 2] = 2, 3, 5
+    weight = compress(w)
+    assert (weight.by_input() is None) == (d_out > 2**16)
+    x = torch.tensor([[7.0, 11.0, 13.0]])
+    with torch.no_grad():
+        assert torch.equal(sparse_linears(x, [Product(weight, by_input=weight.by_input())])[0], x @ w.T)
+        assert torch.equal(sparse_vector(x, weight, weight.values[weight.order]), x @ w.T)
 
 
 @pytest.mark.parametrize("k", [-1, 7])

@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from openwork import kernels
+from openwork.kernels import abs_topk, gelu_abs_topk
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model, save_model
 from openwork.sparsity import SparseLinear, SparsityConfig, project_, quotas, use_sparse_layers
@@ -94,6 +96,21 @@ def test_a_layer_sees_that_its_weight_has_changed():
     torch.testing.assert_close(layer(x), linear(x))
     layer.load_state_dict(torch.nn.Linear(40, 30).state_dict())
     assert layer.compressed() is None
+
+
+@torch.no_grad()
+def test_a_token_follows_what_is_asked_of_a_layer_and_its_bias():
+    linear = nn.Linear(40, 30)
+    linear.weight.data *= torch.rand(30, 40, generator=torch.Generator().manual_seed(0)) < 0.1
+    layer, x = SparseLinear(linear), torch.randn(1, 1, 40)
+    for _ in range(2):
+        for k, gelu in ((5, False), (5, True), (0, False), (7, False)):
+            y = linear(x)
+            want = y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
+            torch.testing.assert_close(layer.abs_topk(x, k, gelu), want)
+        linear.bias = layer.bias = nn.Parameter(torch.randn(30))
+    layer.bias = None
+    torch.testing.assert_close(layer(x), x @ linear.weight.T)
 
 
 @needs_kernels

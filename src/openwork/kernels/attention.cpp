@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int QUERIES = LANES == 16 ? 8 : 4;  // at a time: as many as the registers hold
+constexpr int64_t TOGETHER = 8;                 // heads of a single query that are one part of the work
 
 // One head of one sequence: rows of q, k, v and y are `stride` apart.
 struct Shape {
@@ -254,19 +255,21 @@ extern "C" int FUNCTION(attention)(const float *q, const float *k, const float *
                                    float *lse, int64_t batch, int64_t heads, int64_t queries, int64_t keys,
                                    int64_t d_head, int threads) {
     int failed = 0;
-    const int64_t stride = heads * d_head;
+    const int64_t stride = heads * d_head, group = queries == 1 ? TOGETHER : 1, all_heads = batch * heads;
     const Shape s = shape_of(keys, stride, d_head);
-    parallel(batch * heads, threads, [&](int64_t part) {
-        const int64_t b = part / heads, h = part % heads, at = b * queries * stride + h * d_head;
-        const int64_t key_at = b * keys * stride + h * d_head;
+    parallel((all_heads + group - 1) / group, threads, [&](int64_t part) {
         Scratch scratch((d_head + QUERIES) * s.padded);
         if (!scratch.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-        const float own = sink ? sink[h] : -__builtin_inff();
-        if (queries == 1)
-            FOR_HEAD(d_head, forward_one)(q + at, k + key_at, v + key_at, own, y + at, lse + part, s, scratch.data);
-        else
-            FOR_HEAD(d_head, forward)(q + at, k + key_at, v + key_at, own, y + at, lse + part * queries, queries, s,
-                                      scratch.data);
+        for (int64_t i = part * group; i < (part + 1) * group && i < all_heads; i++) {
+            const int64_t b = i / heads, h = i % heads, at = b * queries * stride + h * d_head;
+            const int64_t key_at = b * keys * stride + h * d_head;
+            const float own = sink ? sink[h] : -__builtin_inff();
+            if (queries == 1)
+                FOR_HEAD(d_head, forward_one)(q + at, k + key_at, v + key_at, own, y + at, lse + i, s, scratch.data);
+            else
+                FOR_HEAD(d_head, forward)(q + at, k + key_at, v + key_at, own, y + at, lse + i * queries, queries, s,
+                                          scratch.data);
+        }
     });
     return failed;
 }

@@ -23,9 +23,8 @@
       (const float *x, const void *products, int64_t n, int64_t tokens, int64_t d_in, int threads),                  \
       (x, products, n, tokens, d_in, threads))                                                                       \
     X(int, sparse_vector,                                                                                            \
-      (const float *x, const int32_t *starts, const int32_t *rows, const float *values, const float *bias, float *y, \
-       int64_t tokens, int64_t d_in, int64_t d_out, int threads),                                                    \
-      (x, starts, rows, values, bias, y, tokens, d_in, d_out, threads))                                              \
+      (const float *x, const void *weights, int64_t n, int64_t tokens, int64_t d_in, int threads),                   \
+      (x, weights, n, tokens, d_in, threads))                                                                        \
     X(int, sparse_linear_backward,                                                                                   \
       (const float *x, const void *gradients, int64_t n, float *dx, int64_t tokens, int64_t d_in, int64_t parts,     \
        int threads),                                                                                                 \

@@ -27,7 +27,7 @@ _SIGNATURES = {
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
     "sparse_linear": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
-    "sparse_vector": (_INT, [*[_POINTER] * 6, _LONG, _LONG, _LONG, _INT]),
+    "sparse_vector": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "sparse_linear_backward": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
@@ -120,8 +120,13 @@ def call(name: str, *arguments: Tensor | ctypes.Array | float | None) -> None:
 
 
 def _words(arguments: Iterable[Tensor | int | None]) -> ctypes.Array:
-    """A C array of structures whose members are all pointers and 64-bit numbers."""
-    plain = [argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments]
+    """A C array of structures whose members are all pointers, of contiguous tensors, and 64-bit numbers."""
+    plain = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous(), (argument.shape, argument.stride())
+            argument = argument.data_ptr()
+        plain.append(argument or 0)
     return (_LONG * len(plain))(*plain)
 
 
@@ -223,10 +228,35 @@ def sparse_vector(
     x: Tensor, t_starts: Tensor, t_rows: Tensor, t_values: Tensor, bias: Tensor | None, d_out: int
 ) -> Tensor:
     """As `openwork.kernels.twins.sparse_vector`."""
-    x, d_in = x.contiguous(), x.shape[-1]
-    y = torch.empty(*x.shape[:-1], d_out)
-    call("sparse_vector", x, t_starts, t_rows, t_values, bias, y, x.numel() // d_in, d_in, d_out)
-    return y
+    return sparse_vectors(x, [(t_starts, packed(t_starts, t_rows, t_values), bias, d_out, 0, False)])[0]
+
+
+def packed(t_starts: Tensor, t_rows: Tensor, t_values: Tensor) -> Tensor:
+    """A weight by columns as `sparse_vectors` reads it: of each input, all values (of two int16), then all rows (of one
+    without a sign; there are at most 2^16)."""
+    lengths = t_starts.diff()
+    start, n = (x.repeat_interleave(lengths).long() for x in (t_starts[:-1], lengths))
+    nth = torch.arange(len(t_values)) - start
+    words = torch.empty(3 * len(t_values), dtype=torch.int16)
+    words[(3 * start + 2 * nth)[:, None] + torch.arange(2)] = (
+        t_values.detach().contiguous().view(torch.int16).view(-1, 2)
+    )
+    words[3 * start + 2 * n + nth] = t_rows.to(torch.int16)
+    return words
+
+
+def sparse_vectors(x: Tensor, products: Sequence[tuple[Tensor, Tensor, Tensor | None, int, int, bool]]) -> list[Tensor]:
+    """`sparse_vector` by each weight of (t_starts, packed, bias, d_out, k, gelu): if k > 0, AbsTopK of that or, with
+    gelu, of its GELU."""
+    x, (*shape, d_in), words, outputs = x.contiguous(), x.shape, [], []
+    for t_starts, weight, bias, d_out, k, gelu in products:  # no detours: this is done for every product of every token
+        assert bias is None or bias.is_contiguous(), bias.shape
+        y = torch.empty(*shape, d_out)
+        outputs.append(y)
+        at = 0 if bias is None else bias.data_ptr()
+        words += (t_starts.data_ptr(), weight.data_ptr(), at, y.data_ptr(), d_out, k, gelu)
+    call("sparse_vector", x, (_LONG * len(words))(*words), len(products), x.numel() // d_in, d_in)
+    return outputs
 
 
 def sparse_linear_backward(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,6 +30,8 @@ from openwork.kernels.passes import gelu_abs_topk
 from openwork.kernels.selection import abs_topk
 
 MOST_ENTRIES = 2**31 - 1
+MOST_OUTPUTS = 2**16
+"""Of a weight that `Product.by_input` can be made of."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class SparseWeight:
         """Places (n,), int64, of the non-zeros in the flat dense weight, ascending."""
         rows = torch.arange(self.shape[0], device=self.starts.device).repeat_interleave(self.starts.diff())
         return rows * self.shape[1] + self.columns
+
+    def by_input(self) -> Tensor | None:
+        """The weights as they are now for a `Product` of a few tokens; None if there are too many outputs."""
+        if self.shape[0] > MOST_OUTPUTS:
+            return None
+        return library.packed(self.t_starts, self.t_rows, self.values[self.order])
 
     @property
     def density(self) -> float:
@@ -84,6 +92,9 @@ class Product:
     """If positive, the result is AbsTopK of the product, see `openwork.kernels.abs_topk`."""
     gelu: bool = False
     """Whether AbsTopK is of the product's GELU."""
+    by_input: Tensor | None = None
+    """If given, ``weight.by_input()``: where no gradients are wanted, zeros of x are skipped as well, which is faster
+    for a few tokens."""
 
     @property
     def learnt(self) -> Tensor:
@@ -94,6 +105,12 @@ class Product:
     def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int, bool]:
         """What `openwork.kernels.library.sparse_linears` asks for."""
         return self.weight.starts, self.weight.columns, self.weight.values, self.bias, self.k, self.gelu
+
+    @property
+    def vector(self) -> tuple[Tensor, Tensor, Tensor | None, int, int, bool]:
+        """What `openwork.kernels.library.sparse_vectors` asks for."""
+        assert self.by_input is not None
+        return self.weight.t_starts, self.by_input, self.bias, self.weight.shape[0], self.k, self.gelu
 
 
 def sparse_linear(
@@ -111,11 +128,15 @@ def exact_linear(x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | 
 def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
     """Each of the products of x (..., d_in), with the bits that it has alone; the kernels read x once. Differentiable
     once."""
-    inputs = (x, *(part for p in products for part in (p.weight.values, p.bias) if part is not None))
+    inputs = [x]
+    for p in products:
+        inputs += (p.weight.values,) if p.bias is None else (p.weight.values, p.bias)
     if not library.here(*inputs) or not all(0 <= p.k < p.weight.shape[0] for p in products):
         return [_alone(x, product) for product in products]
     if torch.is_grad_enabled():
         return _Together.apply(x, products, *(part for p in products for part in (p.learnt, p.bias)))
+    if all(p.by_input is not None for p in products):
+        return library.sparse_vectors(x, [p.vector for p in products])
     return library.sparse_linears(x, [p.forward for p in products])[0]
 
 
@@ -125,7 +146,7 @@ def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tenso
     t_values are ``weight.values[weight.order]``, which the caller keeps as long as the values stay the same.
     """
     inputs = (x, t_values) if bias is None else (x, t_values, bias)
-    kernels = library if library.usable(*inputs) else twins
+    kernels = library if library.usable(*inputs) and weight.shape[0] <= MOST_OUTPUTS else twins
     return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, sparse_linears, sparse_vector
+from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, sparse_linears
 
 CROSSOVER = ((2**20, 1 / 4), (2**63, 1 / 6))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
@@ -46,8 +46,8 @@ class SparseLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.kept = self.watched = None
         self._compressed: SparseWeight | None = None
-        self._by_input: Tensor | None = None
-        """The compressed weight's values sorted by input, once a few tokens have asked for them."""
+        self._of_few: Product | None = None
+        """The product of the compressed weight with a few tokens, as it was last wanted."""
         self._seen: tuple[Tensor, int, int] | None = None
         """The weight that was compressed, held so that no other takes its address, its address and its version."""
 
@@ -59,7 +59,7 @@ class SparseLinear(nn.Linear):
             below = sparse_below(weight)
             few = below > 0 and int(torch.count_nonzero(weight)) < below * weight.numel()
             self._compressed = compress(weight) if few else None
-            self._seen, self._by_input = (weight, *now), None
+            self._seen, self._of_few = (weight, *now), None
         return self._compressed
 
     def forward(self, input: Tensor) -> Tensor:
@@ -70,13 +70,7 @@ class SparseLinear(nn.Linear):
         """AbsTopK of the outputs or, with `gelu`, of their GELU; all of the outputs if k is 0."""
         if product := self._product(input, k, gelu):
             return sparse_linears(input, [product])[0]
-        weight = self.compressed()
-        if weight is None or torch.is_autocast_enabled(input.device.type):
-            y = F.linear(input, self.weight, self.bias)
-        else:
-            if self._by_input is None:
-                self._by_input = weight.values[weight.order]
-            y = sparse_vector(input, weight, self._by_input, self.bias)
+        y = F.linear(input, self.weight, self.bias)
         return y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
 
     @staticmethod
@@ -90,16 +84,20 @@ class SparseLinear(nn.Linear):
         return sparse_linears(input, products)
 
     def _product(self, input: Tensor, k: int, gelu: bool) -> Product | None:
-        """The product with the kept weights, or with those that are not zero; None where other ways are faster."""
+        """The product with the kept weights, or with those that are not zero; None where a dense one is faster."""
         if self.kept is not None:
             dense = self.weight if self.watched is None else None
             return Product(self.kept, self.bias, self.watched, dense, k, gelu)
-        if input.numel() <= FEW_TOKENS * self.in_features and not torch.is_grad_enabled():
-            return None
         weight = self.compressed()
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return None
-        return Product(weight, self.bias, dense=self.weight, k=k, gelu=gelu)
+        if torch.is_grad_enabled() or input.numel() > FEW_TOKENS * self.in_features:
+            return Product(weight, self.bias, dense=self.weight, k=k, gelu=gelu)
+        product, bias = self._of_few, self.bias
+        if product is None or product.bias is not bias or product.k != k or product.gelu != gelu:
+            by_input = weight.by_input() if product is None else product.by_input
+            self._of_few = product = Product(weight, bias, k=k, gelu=gelu, by_input=by_input)
+        return product
 
 
 def use_sparse_layers(model: nn.Module) -> list[SparseLinear]:
