@@ -139,7 +139,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--floor", type=int, default=4)
     parser.add_argument("--anneal-end", type=float, default=0.5)
-    parser.add_argument("--refresh-every", type=int, default=10)
+    parser.add_argument("--refresh-every", type=int, default=TrainConfig.refresh_every)
     parser.add_argument("--validate-every", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)

@@ -96,7 +96,7 @@ def test_on_a_gpu_it_is_the_same_method(mode):
 
 def test_between_refreshes_the_kept_and_the_watched_weights_stay_the_same():
     early, late = run("fast", 4, 5, anneal_end=0.25)[1], run("fast", 4, 8, anneal_end=0.25)[1]  # step 4 refreshes
-    assert set(late.places) == {name for name, p in late.parameters.items() if p.dim() == 2}
+    assert set(late.places) == {name for name, p in late.parameters.items() if p.dim() == 2} - {"embed.weight"}
     assert torch.equal(early.is_kept, late.is_kept)
     late.settle()
     for name, places in late.places.items():
@@ -213,17 +213,26 @@ def test_while_the_density_falls_a_matrix_is_trained_by_the_exact_method():
     assert not optimizer.places
     assert all(torch.equal(a, b) for a, b in zip(exact.parameters(), fast.parameters(), strict=True))
     for steps, names in (
-        (6, {"embed.weight", "unembed.weight"}),
-        (7, {n for n, p in fast.named_parameters() if p.dim() == 2}),
+        (6, {"unembed.weight"}),
+        (7, {n for n, p in fast.named_parameters() if p.dim() == 2} - {"embed.weight"}),
     ):
-        assert run("fast", 1, steps)[1].places.keys() == names  # embeddings end at 1/8, and so earlier
+        assert run("fast", 1, steps)[1].places.keys() == names  # the unembedding ends at 1/8, and so earlier
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_embedding_is_trained_by_the_exact_method_throughout(tied):
+    _, optimizer = run("fast", 4, 9, tied=tied)
+    assert "embed.weight" not in optimizer.places
+    assert all(
+        moment.shape == optimizer.parameters["embed.weight"].shape for moment in optimizer.moments["embed.weight"]
+    )
 
 
 def test_memory_of_the_optimiser_follows_the_non_zeros():
     model, optimizer = run("fast", 4, 9)
     kept = sum(int(model.get_parameter(name).count_nonzero()) for name in optimizer.places)
     assert optimizer.exp_avg.shape == optimizer.exp_avg_sq.shape == (2 * kept,)
-    assert all(model.get_parameter(name).dim() == 1 for name in optimizer.moments)
+    assert all(model.get_parameter(name).dim() == 1 for name in optimizer.moments.keys() - {"embed.weight"})
 
 
 def test_a_step_between_refreshes_is_adam_on_the_kept_weights():
@@ -301,3 +310,7 @@ def test_a_checkpoint_of_another_mode_is_refused_in_one_line():
     exact, fast = (run(mode, 4, 5)[1] for mode in ("exact", "fast"))
     with pytest.raises(UserError, match="train into another directory"):
         fast.load_state(exact.state(), 5)
+    earlier = run("fast", 4, 9)[1].state()
+    earlier["watched.embed.weight"] = earlier.pop("watched.unembed.weight")
+    with pytest.raises(UserError, match="earlier fast mode; train into another directory"):
+        fast.load_state(earlier, 9)

@@ -35,7 +35,7 @@ def bench_training(
     n_ctx: int = 256,
     batch_size: int = 4,
     rounds: int = 7,
-    refresh_every: int = 10,
+    refresh_every: int = TrainConfig.refresh_every,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> dict[str, Any]:
     """Median tokens per second of each way to take a training step, and ratios within rounds.

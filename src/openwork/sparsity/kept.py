@@ -12,8 +12,9 @@ Every `refresh_every` steps the gradient g (of RMS 1) is dense. Then
   its gradient had been zero before, and v = g^2, as if it had always been as large.
 
 Zeros that come back on the gradient of one batch drive out weights that are needed, however often one refreshes
-(docs/log.md, "What fast mode forgot"). All vectors, matrices whose density still falls, and those of which more than
-`KEPT_BELOW` stays non-zero, are trained by the exact method.
+(docs/log.md, "What fast mode forgot"). All vectors, matrices whose density still falls, those of which more than
+`KEPT_BELOW` stays non-zero, and the embedding are trained by the exact method: a batch has gradients for the
+embeddings of its own tokens alone, so that a refresh would look past the zeros of most tokens.
 
 The RMS that the gradient is divided by is meant over all weights. Between refreshes it is estimated as
 sqrt(ratio / n * square), where `square` sums the gradient's squares over kept weights and what is trained by the exact
@@ -23,7 +24,7 @@ method, n counts all weights, and `ratio` is that of all squares to those, as it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -53,7 +54,7 @@ class KeptAdam(Adam):
         refresh_every: int,
     ) -> None:
         super().__init__(named, config)
-        matrices = (quota for quota in final if quota.parameter.dim() == 2)
+        matrices = (quota for quota in final if quota.parameter.dim() == 2 and quota.name != "embed.weight")
         self.final = {q.name: q.k for q in matrices if q.k <= KEPT_BELOW * q.parameter.numel()}
         """How many weights a matrix keeps from when on it is in fast mode."""
         self.refresh_every, self.refreshing, self.ratio = refresh_every, True, 1.0
@@ -103,7 +104,7 @@ class KeptAdam(Adam):
         project_([quota for quota in plan if quota.name not in self.places])
         self.values.masked_fill_(~self.is_kept, 0.0)
         torch.index_select(self.values, 0, self.kept_index, out=self.kept_values)
-        self._write_back(lookups_only=True)
+        self._write_back(unless=self.layers)
 
     def zero_grad(self) -> None:
         super().zero_grad()
@@ -112,10 +113,10 @@ class KeptAdam(Adam):
                 layer.watched.values.grad = None
 
     @torch.no_grad()
-    def _write_back(self, lookups_only: bool = False) -> None:
-        """Bring the dense weights up to date; of those that something beside a sparse layer reads alone, if asked."""
+    def _write_back(self, unless: Container[str] = ()) -> None:
+        """Bring the dense weights up to date, but for those that are named."""
         for (name, places), values in zip(self.places.items(), self._split(self.values), strict=True):
-            if not lookups_only or self.parameters[name].grad is not None:
+            if name not in unless:
                 self.parameters[name].view(-1)[places] = values
 
     def state(self) -> dict[str, Tensor]:
@@ -135,6 +136,8 @@ class KeptAdam(Adam):
         self.places = {
             name: state[f"watched.{name}"].to(device) for name in self.parameters if f"watched.{name}" in state
         }
+        if not self.places.keys() <= self.final.keys():
+            raise UserError("the checkpoint is of an earlier fast mode; train into another directory")
         weights = {}
         for (name, places), is_kept in zip(self.places.items(), self._split(self.is_kept), strict=True):
             shape = self.parameters[name]
@@ -206,12 +209,14 @@ class KeptAdam(Adam):
                 self.layers[name].watched = replace(watched, values=values.requires_grad_())
 
     def _gradient(self, name: str) -> Tensor:
-        """That of the watched weights of a matrix: from its sparse layer, from a dense gradient, or (tied) both."""
+        """That of the watched weights of a matrix: from its sparse layer, or from a dense gradient."""
         layer, dense = self.layers.get(name), self.parameters[name].grad
-        parts = [] if dense is None else [dense.view(-1)[self.places[name]]]
-        if layer is not None and layer.watched is not None and layer.watched.values.grad is not None:
-            parts.append(layer.watched.values.grad)
-        return sum(parts[1:], parts[0])
+        if layer is not None and layer.watched is not None:
+            gradient = layer.watched.values.grad
+        else:
+            gradient = None if dense is None else dense.view(-1)[self.places[name]]
+        assert gradient is not None, name
+        return gradient
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Vectors (..., all watched weights) as their parts, one for each matrix."""
