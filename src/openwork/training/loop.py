@@ -63,7 +63,7 @@ class TrainConfig:
     mode: Literal["exact", "fast"] = "exact"
     """exact: a gradient and moments for every weight. fast: once the density no longer falls, for the kept weights and
     as many zeros alone (see `openwork.sparsity.kept`)."""
-    refresh_every: int = 10
+    refresh_every: int = 20
     """In fast mode, steps from one dense gradient, after which weights may come back, to the next."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
