@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -31,7 +33,7 @@ from openwork.models import load_model
 from openwork.sparsity import SparsityConfig
 from openwork.tasks import names
 from openwork.tasks.survey import try_tasks
-from openwork.training import TrainConfig, read_metrics, train
+from openwork.training import Interrupted, TrainConfig, read_metrics, train
 
 Mode = Literal["exact", "fast"]
 
@@ -57,7 +59,10 @@ def main() -> None:
     if options.workers > 1:
         runs = [Run(mode, *cell, seed) for seed in range(options.seeds) for cell in cells for mode in ("exact", "fast")]
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            list(pool.map(partial(measure, corpus, out=out, options=options), runs))
+            try:
+                list(pool.map(partial(measure_or_leave, corpus, out=out, options=options), runs))
+            except BrokenProcessPool:
+                raise UserError("a worker stopped; the same command goes on from there") from None
     results = []
     for width, density in cells:
         runs = {
@@ -100,6 +105,15 @@ def measure(corpus: Corpus, run: Run, out: Path, options: argparse.Namespace) ->
     numbers = {"name": run.name, "loss": validations[-1]["loss"], "seconds": seconds[-1], "tasks": tasks}
     write_atomically(measured, json.dumps({**numbers, "validations": validations}, indent=2) + "\n")
     return json.loads(measured.read_text())
+
+
+def measure_or_leave(corpus: Corpus, run: Run, out: Path, options: argparse.Namespace) -> None:
+    """`measure` in a worker, which, once asked to stop, takes no other run and ends the pool."""
+    try:
+        measure(corpus, run, out, options)
+    except Interrupted as error:
+        print(f"{run.name}: {error}", flush=True)
+        os._exit(1)
 
 
 def compare(exact: list[dict[str, Any]], fast: list[dict[str, Any]]) -> dict[str, Any]:
