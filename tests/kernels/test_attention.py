@@ -63,6 +63,16 @@ def test_queries_are_the_last_of_the_keys(name, queries, keys, with_sink, d_head
 
 
 @compiled
+@pytest.mark.parametrize("heads", [8, 9, 21])
+def test_a_single_query_of_many_heads(name, heads):
+    q, k, v = tensors(2, 1, 19, heads * 16)
+    sink = torch.linspace(-3, 3, heads)
+    with engine(name), torch.no_grad():
+        y = attention(q, k, v, 16, sink)
+    torch.testing.assert_close(y.double(), by_definition(q, k, v, 16, sink), rtol=1e-4, atol=1e-5)
+
+
+@compiled
 def test_a_single_query_sees_what_is_not_finite_in_its_own_head(name):
     for which in range(3):
         inputs = list(tensors(1, 1, 21, 32))

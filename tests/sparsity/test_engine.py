@@ -103,14 +103,16 @@ def test_a_token_follows_what_is_asked_of_a_layer_and_its_bias():
     linear = nn.Linear(40, 30)
     linear.weight.data *= torch.rand(30, 40, generator=torch.Generator().manual_seed(0)) < 0.1
     layer, x = SparseLinear(linear), torch.randn(1, 1, 40)
-    for _ in range(2):
-        for k, gelu in ((5, False), (5, True), (0, False), (7, False)):
-            y = linear(x)
-            want = y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
-            torch.testing.assert_close(layer.abs_topk(x, k, gelu), want)
-        linear.bias = layer.bias = nn.Parameter(torch.randn(30))
+    for k, gelu in ((5, False), (5, True), (0, False), (7, False)):
+        y = linear(x)
+        want = y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
+        torch.testing.assert_close(layer.abs_topk(x, k, gelu), want)
+    linear.bias = layer.bias = nn.Parameter(torch.randn(30))  # what was asked for last, of another bias
+    torch.testing.assert_close(layer.abs_topk(x, 7, False), abs_topk(linear(x), 7))
+    linear.weight.mul_(2)  # and of another weight, which the layer shares
+    torch.testing.assert_close(layer.abs_topk(x, 7, False), abs_topk(linear(x), 7))
     layer.bias = None
-    torch.testing.assert_close(layer(x), x @ linear.weight.T)
+    torch.testing.assert_close(layer.abs_topk(x, 7, False), abs_topk(x @ linear.weight.T, 7))
 
 
 @needs_kernels
