@@ -8,7 +8,7 @@ from typing import cast
 from openwork.artifacts import Card, Circuit
 from openwork.errors import UserError
 from openwork.faithfulness import checks
-from openwork.faithfulness.controls import N_RANDOM, calibrated, random_circuits
+from openwork.faithfulness.controls import N_RANDOM, random_circuits, run
 from openwork.model import Transformer
 from openwork.pruning import ablation_values
 from openwork.tasks import Task
@@ -38,16 +38,17 @@ def verify(
     validation, held_out = task.pairs("validation", n_pairs), task.pairs("held_out", n_pairs)
     other = "zero" if circuit.ablation == "mean" else "mean"
     report("random circuits")
-    random = [calibrated(control, validation) for control in random_circuits(circuit, n_random, seed)]
+    ours = run(circuit, validation)
+    random = [run(control, validation).calibrated() for control in random_circuits(circuit, n_random, seed)]
     asked = {
-        "sufficiency": lambda: checks.sufficiency(circuit, random, validation),
-        "held-out templates": lambda: checks.held_out(circuit, random, held_out),
-        "necessity": lambda: checks.necessity(circuit, random, validation),
-        "KL to the full model": lambda: checks.divergence(circuit, random, validation),
+        "sufficiency": lambda: checks.sufficiency(ours, random),
+        "held-out templates": lambda: checks.held_out(ours, random, held_out),
+        "necessity": lambda: checks.necessity(ours, random),
+        "KL to the full model": lambda: checks.divergence(ours, random),
     }
     if other == "zero" or model.means:
         values = {**circuit.ablation_values, **ablation_values(model, other)}  # the final stream keeps its own
-        asked[f"{other} ablation"] = lambda: checks.other_ablation(circuit, random, validation, values, other)
+        asked[f"{other} ablation"] = lambda: checks.other_ablation(ours, random, values, other)
     answered = []
     for name, check in asked.items():
         report(name)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.artifacts import Check, Circuit
-from openwork.faithfulness.controls import calibrated
+from openwork.faithfulness.controls import Run, run
 from openwork.tasks import Pairs
 
 HELD_OUT_BOUND = 0.25
@@ -21,69 +21,53 @@ BROKEN = 0.5
 """Loss in nats from which a task counts as broken."""
 
 
-@torch.no_grad()
-def circuit_loss(circuit: Circuit, pairs: Pairs) -> float:
-    """Calibrated loss with everything but the circuit ablated."""
-    return float(pairs.loss(circuit(pairs.flat), circuit.scale, circuit.shift))
-
-
-@torch.no_grad()
-def loss_without(circuit: Circuit, pairs: Pairs) -> float:
-    """Loss of the model with only the circuit ablated."""
-    assert circuit.model is not None
-    return float(pairs.loss(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True))[0]))
-
-
-def sufficiency(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
+def sufficiency(ours: Run, random: list[Run]) -> Check:
     """Does the circuit alone do the task on validation pairs?"""
-    losses = [circuit_loss(control, pairs) for control in random]
+    circuit = ours.circuit
     return _check(
         "sufficiency",
         f"with every other node {circuit.ablation}-ablated, is the loss at most the target?",
-        circuit_loss(circuit, pairs),
-        losses,
+        ours,
+        random,
         at_most=circuit.target,
     )
 
 
-def held_out(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
-    """Does the circuit alone do the task on templates that it was not found with?"""
-    losses = [circuit_loss(control, pairs) for control in random]
+def held_out(ours: Run, random: list[Run], pairs: Pairs) -> Check:
+    """Does the circuit alone do the task on `pairs` of templates that it was not found with?"""
     return _check(
         "held-out templates",
         "does it also do the task in code of other shapes?",
-        circuit_loss(circuit, pairs),
-        losses,
+        run(ours.circuit, pairs),
+        [run(control.circuit, pairs) for control in random],
         at_most=HELD_OUT_BOUND,
     )
 
 
-def other_ablation(
-    circuit: Circuit, random: list[Circuit], pairs: Pairs, values: dict[str, Tensor], name: str
-) -> Check:
+def other_ablation(ours: Run, random: list[Run], values: dict[str, Tensor], name: str) -> Check:
     """Does the circuit, calibrated anew, do the task when the others are ablated the other way (zero for mean)?"""
-    swapped = calibrated(replace(circuit, ablation_values=values), pairs)
-    controls = [calibrated(replace(control, ablation_values=values), pairs) for control in random]
+    swapped, *controls = (
+        run(replace(one.circuit, ablation_values=values), one.pairs).calibrated() for one in (ours, *random)
+    )
     return _check(
         f"sufficiency, {name} ablation",
         f"and with every other node {name}-ablated?",
-        circuit_loss(swapped, pairs),
-        [circuit_loss(control, pairs) for control in controls],
+        swapped,
+        controls,
         at_most=HELD_OUT_BOUND,
     )
 
 
-def necessity(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
+def necessity(ours: Run, random: list[Run]) -> Check:
     """Does the model fail when only the circuit is ablated, and not when as many random nodes are?
 
     The median of the random ones decides: one of them may hit a node of the circuit by chance, and then breaks the task
     too.
     """
-    value = loss_without(circuit, pairs)
-    losses = [loss_without(control, pairs) for control in random]
+    value, *losses = (loss_without(one.circuit, one.pairs) for one in (ours, *random))
     return Check(
         name="necessity",
-        question=f"with only the circuit {circuit.ablation}-ablated, does the model fail?",
+        question=f"with only the circuit {ours.circuit.ablation}-ablated, does the model fail?",
         value=value,
         unit="nats",
         control=median(losses),
@@ -94,13 +78,19 @@ def necessity(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
     )
 
 
-def divergence(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
-    """Is the circuit's next-token distribution nearer to the full model's than random circuits' are?"""
+@torch.no_grad()
+def loss_without(circuit: Circuit, pairs: Pairs) -> float:
+    """Loss of the model with only the circuit ablated."""
     assert circuit.model is not None
+    return float(pairs.loss(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True))[0]))
+
+
+def divergence(ours: Run, random: list[Run]) -> Check:
+    """Is the circuit's next-token distribution nearer to the full model's than random circuits' are?"""
+    assert ours.circuit.model is not None
     with torch.no_grad():
-        full = pairs.at_answer(circuit.model.run(pairs.flat)[0]).log_softmax(-1)
-        value = _kl(full, circuit, pairs)
-        losses = [_kl(full, control, pairs) for control in random]
+        full = ours.pairs.at_answer(ours.circuit.model.run(ours.pairs.flat)[0]).log_softmax(-1)
+    value, *losses = (_kl(full, one) for one in (ours, *random))
     return Check(
         name="KL to the full model",
         question="over all next tokens, is it nearer to the full model than random circuits are?",
@@ -114,21 +104,22 @@ def divergence(circuit: Circuit, random: list[Circuit], pairs: Pairs) -> Check:
     )
 
 
-def _kl(full: Tensor, circuit: Circuit, pairs: Pairs) -> float:
+def _kl(full: Tensor, one: Run) -> float:
     """Mean KL(full model, circuit) in nats where the answer is due; `full` are log probabilities."""
-    logits = pairs.at_answer(circuit(pairs.flat))
-    return float(F.kl_div(logits.log_softmax(-1), full, log_target=True, reduction="none").sum(-1).mean())
+    kl = F.kl_div(one.logits.log_softmax(-1), full, log_target=True, reduction="none")
+    return float(kl.sum(-1).mean())
 
 
-def _check(name: str, question: str, value: float, random: list[float], at_most: float) -> Check:
+def _check(name: str, question: str, ours: Run, random: list[Run], at_most: float) -> Check:
+    losses = [control.loss for control in random]
     return Check(
         name=name,
         question=question,
-        value=value,
+        value=ours.loss,
         unit="nats",
-        control=min(random),
-        control_name=f"best of {len(random)} random",
+        control=min(losses),
+        control_name=f"best of {len(losses)} random",
         threshold=f"<= {at_most}, random >= {BROKEN}",
-        passed=value <= at_most and min(random) >= BROKEN,
-        detail={"random": random, "random_median": median(random)},
+        passed=ours.loss <= at_most and min(losses) >= BROKEN,
+        detail={"random": losses, "random_median": median(losses)},
     )

@@ -67,9 +67,10 @@ class Pairs:
     def differences(self, logits: Tensor) -> Tensor:
         """(n, 2): logit of answer A minus logit of answer B for both members, A being right for member A (index 0).
 
-        So a good model is above zero in column 0 and below in column 1. `logits` are (2n, T, d_vocab) of ``flat``.
+        So a good model is above zero in column 0 and below in column 1. `logits` are (2n, T, d_vocab) of ``flat``, or
+        those of `at_answer`.
         """
-        due = self.at_answer(logits).unflatten(0, (-1, 2))
+        due = (logits if logits.dim() == 2 else self.at_answer(logits)).unflatten(0, (-1, 2))
         a, b = (answer.to(logits.device).unsqueeze(1).expand(-1, 2).unsqueeze(2) for answer in self.right.unbind(1))
         return (due.gather(2, a) - due.gather(2, b)).squeeze(2)
 
@@ -78,7 +79,7 @@ class Pairs:
         return F.softplus(torch.stack([-differences[:, 0], differences[:, 1]])).mean()
 
     def loss(self, logits: Tensor, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> Tensor:
-        """The loss in nats of `logits` (2n, T, d_vocab), the differences A - B calibrated to ``scale * d + shift``."""
+        """The loss in nats of `logits`, the `differences` A - B calibrated to ``scale * d + shift``."""
         return self.losses(scale * self.differences(logits) + shift)
 
     def accuracy(self, differences: Tensor) -> float:
