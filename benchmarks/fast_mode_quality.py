@@ -61,8 +61,8 @@ def main() -> None:
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             try:
                 list(pool.map(partial(measure_or_leave, corpus, out=out, options=options), runs))
-            except BrokenProcessPool:
-                raise UserError("a worker stopped; the same command goes on from there") from None
+            except (BrokenProcessPool, KeyboardInterrupt):
+                raise UserError("stopped; the same command goes on from there") from None
     results = []
     for width, density in cells:
         runs = {
