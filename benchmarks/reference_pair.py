@@ -1,10 +1,11 @@
 """The reference pair: one weight-sparse and one dense model of about the same validation loss, and their circuits.
 
-    python benchmarks/reference_pair.py [--work runs/reference]
+    python benchmarks/reference_pair.py [--work runs/reference] [--side sparse|dense]
 
-corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> circuits of every task that both
-can do (`openwork compare`) -> those of the sparse model with their cards, in its directory. What is there is not made
-again, so that a run that was stopped goes on. Some hours on two cores.
+corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> a circuit of the sparse one, with
+its card, for every task that it can do, one task a process -> the comparison (`openwork compare`) on the tasks that
+both can do. What is there is not made again, so that a run that was stopped goes on. The sparse side takes two hours on
+two cores, most of a day goes into the circuits of the dense one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from openwork import tasks
@@ -21,10 +27,11 @@ from openwork.artifacts import write_atomically
 from openwork.corpus import Corpus, build_corpus
 from openwork.faithfulness import verify
 from openwork.frontier import compare, draw_comparison
-from openwork.model import ModelConfig, Transformer
+from openwork.frontier.compare import CAN_DO
+from openwork.model import ModelConfig
 from openwork.models import load_model, path, round_weights, save_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
-from openwork.pruning import PruneConfig, load_circuit
+from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
 from openwork.tasks.survey import try_tasks
 from openwork.training import TrainConfig, corpus_means, read_metrics, train
@@ -58,25 +65,31 @@ TARGET = 0.15
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/reference"))
-    parser.add_argument("--side", choices=CONFIGS, action="append", help="Make this model alone, and no comparison.")
+    parser.add_argument("--side", choices=CONFIGS, action="append", help="Make this one alone, and no comparison.")
     options = parser.parse_args()
-    work, console = options.work, Console()
+    work, console, sides = options.work, Console(), options.side or list(CONFIGS)
     with corpus_progress(console) as progress:
         corpus = build_corpus(SOURCE, work / "corpus", progress=progress)
-    for side in options.side or CONFIGS:
+    for side in sides:
         if not (work / side / "config.json").is_file():
             with training_progress(console) as report:
                 train(corpus, CONFIGS[side], work / side, report)
         if not (path(f"reference-{side}") / "config.json").is_file():
             publish(side, work / side, corpus)
+    if "sparse" in sides:
+        measured = json.loads((path("reference-sparse") / "config.json").read_text())["about"]["tasks"]
+        able = [task for task, losses in measured.items() if losses["loss"] < CAN_DO]
+        with ProcessPoolExecutor(
+            mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for line in pool.map(partial(find, work / "circuits" / "sparse"), able):
+                console.print(line)
     if not options.side:
         sparse, dense = (load_model(path(f"reference-{side}")) for side in CONFIGS)
         with pruning_progress(console) as report:
             compared = compare(sparse, dense, work / "circuits", config=PruneConfig(target=TARGET), report=report)
         draw_comparison(compared, work / "comparison.png")
         write_atomically(work / "comparison.json", json.dumps(compared.summary(), indent=2) + "\n")
-        for task in compared.tasks:
-            keep(sparse, task, work / "circuits" / "sparse" / f"{task}-0.circuit")
 
 
 def publish(side: str, trained: Path, corpus: Corpus) -> None:
@@ -112,15 +125,21 @@ def note(side: str, measured: dict, losses: dict) -> str:
     )
 
 
-def keep(model: Transformer, task: str, found: Path) -> None:
-    """Put a circuit that reached its target, and its card, into the model's directory."""
-    circuits = path("reference-sparse") / "circuits"
-    if (circuits / f"{task}.card.json").is_file() or not load_circuit(found, model).reached:
-        return
-    circuits.mkdir(exist_ok=True)
-    shutil.copyfile(found, circuits / f"{task}.circuit")
-    circuit = load_circuit(circuits / f"{task}.circuit", model)
-    verify(circuit, tasks.get(task, model.tokenizer)).save(circuits / f"{task}.card.json")
+def find(found: Path, name: str) -> str:
+    """Find a circuit of the sparse model, in `found` as `compare` has it; if it reached its target, keep it beside the
+    model, with its card.
+    """
+    model, circuits = load_model(path("reference-sparse")), path("reference-sparse") / "circuits"
+    task, file, started = tasks.get(name, model.tokenizer), found / f"{name}-0.circuit", time.perf_counter()
+    if not file.is_file():
+        prune(model, task, config=PruneConfig(target=TARGET)).save(file)
+    circuit, seconds = load_circuit(file, model), time.perf_counter() - started
+    if circuit.reached and not (circuits / f"{name}.card.json").is_file():
+        circuits.mkdir(exist_ok=True)
+        shutil.copyfile(file, circuits / f"{name}.circuit")
+        verify(circuit, task).save(circuits / f"{name}.card.json")
+    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    return f"{name}: {size}, {circuit.losses['circuit']:.3f} nats, {seconds:.0f} s"
 
 
 if __name__ == "__main__":
