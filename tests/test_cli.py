@@ -185,7 +185,11 @@ def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("openwork.tasks.survey.list_tasks", interrupted)
-    ended = openwork("tasks")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        ended = openwork("tasks")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (ended.status, ended.err) == (130, "openwork: stopped; the same command goes on where it was\n")
 
 
