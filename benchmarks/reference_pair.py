@@ -25,6 +25,7 @@ from rich.console import Console
 from openwork import tasks
 from openwork.artifacts import write_atomically
 from openwork.corpus import Corpus, build_corpus
+from openwork.errors import UserError
 from openwork.faithfulness import verify
 from openwork.frontier import compare, draw_comparison
 from openwork.frontier.compare import CAN_DO
@@ -71,11 +72,12 @@ def main() -> None:
     with corpus_progress(console) as progress:
         corpus = build_corpus(SOURCE, work / "corpus", progress=progress)
     for side in sides:
+        if (path(f"reference-{side}") / "config.json").is_file():
+            continue
         if not (work / side / "config.json").is_file():
             with training_progress(console) as report:
                 train(corpus, CONFIGS[side], work / side, report)
-        if not (path(f"reference-{side}") / "config.json").is_file():
-            publish(side, work / side, corpus)
+        publish(side, work / side, corpus)
     if "sparse" in sides:
         measured = json.loads((path("reference-sparse") / "config.json").read_text())["about"]["tasks"]
         able = [task for task, losses in measured.items() if losses["loss"] < CAN_DO]
@@ -130,17 +132,28 @@ def find(found: Path, name: str) -> str:
     model, with its card.
     """
     model, circuits = load_model(path("reference-sparse")), path("reference-sparse") / "circuits"
-    task, file, started = tasks.get(name, model.tokenizer), found / f"{name}-0.circuit", time.perf_counter()
-    if not file.is_file():
+    task, file, kept, started = (
+        tasks.get(name, model.tokenizer),
+        found / f"{name}-0.circuit",
+        circuits / name,
+        time.time(),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    circuits.mkdir(exist_ok=True)
+    if not file.is_file() and kept.with_suffix(".circuit").is_file():
+        shutil.copyfile(kept.with_suffix(".circuit"), file)
+    elif not file.is_file():
         prune(model, task, config=PruneConfig(target=TARGET)).save(file)
-    circuit, seconds = load_circuit(file, model), time.perf_counter() - started
-    if circuit.reached and not (circuits / f"{name}.card.json").is_file():
-        circuits.mkdir(exist_ok=True)
-        shutil.copyfile(file, circuits / f"{name}.circuit")
-        verify(circuit, task).save(circuits / f"{name}.card.json")
+    circuit, seconds = load_circuit(file, model), time.time() - started
+    if circuit.reached and not kept.with_suffix(".card.json").is_file():
+        shutil.copyfile(file, kept.with_suffix(".circuit"))
+        verify(circuit, task).save(kept.with_suffix(".card.json"))
     size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
     return f"{name}: {size}, {circuit.losses['circuit']:.3f} nats, {seconds:.0f} s"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"reference_pair: {error}") from None
