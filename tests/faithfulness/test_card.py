@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.pruning.planted import PlantedTask, planted_model
+from tests.pruning.planted import ANSWER_A, ANSWER_B, PlantedTask, planted_model
+from torch import Tensor
 
 from openwork.artifacts import Circuit, load_card
 from openwork.errors import UserError
 from openwork.faithfulness import random_circuits, verify
-from openwork.pruning import PruneConfig, edges_between, prune
+from openwork.pruning import PruneConfig, ablation_values, edges_between, prune
+from openwork.pruning.calibration import calibrate
+from openwork.tasks import Pairs
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,53 @@ def test_the_whole_model_is_sufficient_but_so_are_random_circuits_of_its_size(ci
 def test_half_a_circuit_is_not_sufficient(circuit):
     kept = {site: index for site, index in circuit.kept.items() if not site.endswith(("attn.q", "attn.k"))}
     assert not passed(replace(circuit, kept=kept))["sufficiency"]
+
+
+def test_every_number_of_the_card_by_its_definition(circuit):
+    """Of a circuit that looks everywhere alike, so that not all answers are right, beside controls that know some."""
+    kept = {site: sorted({*index.tolist(), 0, 2, 4, 5}) for site, index in circuit.kept.items()}
+    ours = with_kept(circuit, kept)
+    blind = tuple(edge for edge in ours.edges if ".k." not in edge.target)
+    ours = replace(ours, edges=blind, scale=0.7, shift=0.4)
+    task, model = PlantedTask(), circuit.model
+    card = verify(ours, task, n_random=6, n_pairs=32, seed=2)
+    circuits = [ours, *random_circuits(ours, 6, seed=2)]
+    validation, held_out = task.pairs("validation", 32), task.pairs("held_out", 32)
+    zero = {**circuit.ablation_values, **ablation_values(model, "zero")}
+
+    @torch.no_grad()
+    def answers(run: Callable[[Tensor], Tensor], pairs: Pairs) -> Tensor:
+        """(n, 2, d_vocab): the log probabilities where the answer is due, prompt by prompt."""
+        logits = [
+            [run(prompt[None])[0, last] for prompt in pair] for pair, last in zip(pairs.tokens, pairs.last, strict=True)
+        ]
+        return torch.stack([torch.stack(pair) for pair in logits]).log_softmax(-1)
+
+    def difference(log_p: Tensor) -> Tensor:
+        return log_p[..., ANSWER_A] - log_p[..., ANSWER_B]
+
+    def loss(difference: Tensor, scale: float, shift: float) -> float:
+        right = (scale * difference + shift) * torch.tensor([1, -1])
+        return float(-right.sigmoid().log().mean())
+
+    def best(difference: Tensor) -> tuple[float, float]:
+        scale, shift = calibrate(difference)
+        return float(scale), float(shift)
+
+    full, want = answers(model, validation), {name: [] for name in passed(circuit)}
+    for number, one in enumerate(circuits):
+        on_validation, on_held_out = answers(one, validation), answers(one, held_out)
+        scaled = (0.7, 0.4) if number == 0 else best(difference(on_validation))
+        want["sufficiency"].append(loss(difference(on_validation), *scaled))
+        want["held-out templates"].append(loss(difference(on_held_out), *scaled))
+        without = answers(lambda x, one=one: model.run(x, edit=one.edits(complement=True))[0], validation)
+        want["necessity"].append(loss(difference(without), 1, 0))
+        want["KL to the full model"].append(float((full.exp() * (full - on_validation)).sum(-1).mean()))
+        otherwise = difference(answers(replace(one, ablation_values=zero), validation))
+        want["sufficiency, zero ablation"].append(loss(otherwise, *best(otherwise)))
+    assert len({f"{numbers[0]:.2f}" for numbers in want.values()}) == 5  # none can stand for another
+    for check in card.checks:
+        assert [check.value, *check.detail["random"]] == pytest.approx(want[check.name], abs=1e-4), check.name
 
 
 def test_random_circuits_have_the_size_of_the_circuit_at_every_site(circuit):
