@@ -4,17 +4,18 @@
 
 corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> a circuit of the sparse one, with
 its card, for every task that it can do, one task a process -> the comparison (`openwork compare`) on the tasks that
-both can do. What is there is not made again, so that a run that was stopped goes on. The sparse side takes two hours on
-two cores, most of a day goes into the circuits of the dense one.
+both can do. What is there is not made again, so that a run that was stopped goes on. The sparse side takes about two
+hours on two cores, the circuits of the dense one many more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -81,9 +82,7 @@ def main() -> None:
     if "sparse" in sides:
         measured = json.loads((path("reference-sparse") / "config.json").read_text())["about"]["tasks"]
         able = [task for task, losses in measured.items() if losses["loss"] < CAN_DO]
-        with ProcessPoolExecutor(
-            mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
             for line in pool.map(partial(find, work / "circuits" / "sparse"), able):
                 console.print(line)
     if not options.side:
@@ -131,25 +130,29 @@ def find(found: Path, name: str) -> str:
     """Find a circuit of the sparse model, in `found` as `compare` has it; if it reached its target, keep it beside the
     model, with its card.
     """
-    model, circuits = load_model(path("reference-sparse")), path("reference-sparse") / "circuits"
-    task, file, kept, started = (
+    model, started = load_model(path("reference-sparse")), time.perf_counter()
+    task, file, kept = (
         tasks.get(name, model.tokenizer),
         found / f"{name}-0.circuit",
-        circuits / name,
-        time.time(),
+        path("reference-sparse") / "circuits",
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    circuits.mkdir(exist_ok=True)
-    if not file.is_file() and kept.with_suffix(".circuit").is_file():
-        shutil.copyfile(kept.with_suffix(".circuit"), file)
-    elif not file.is_file():
-        prune(model, task, config=PruneConfig(target=TARGET)).save(file)
-    circuit, seconds = load_circuit(file, model), time.time() - started
-    if circuit.reached and not kept.with_suffix(".card.json").is_file():
-        shutil.copyfile(file, kept.with_suffix(".circuit"))
-        verify(circuit, task).save(kept.with_suffix(".card.json"))
-    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
-    return f"{name}: {size}, {circuit.losses['circuit']:.3f} nats, {seconds:.0f} s"
+    beside, card = kept / f"{name}.circuit", kept / f"{name}.card.json"
+    if file.is_file() or beside.is_file():
+        circuit = load_circuit(file if file.is_file() else beside, model)
+    else:
+        circuit = prune(model, task, config=PruneConfig(target=TARGET))
+    circuit.save(file)
+    if circuit.reached and not card.is_file():
+        circuit.save(beside)
+        verify(circuit, task).save(card)
+    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges, {circuit.losses['circuit']:.3f} nats"
+    return f"{name}: {size}; {time.perf_counter() - started:.0f} s"
+
+
+def alone() -> None:
+    """A worker has one thread, and Ctrl-C ends it at once: what it saves, it saves whole."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
@@ -157,3 +160,5 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         raise SystemExit(f"reference_pair: {error}") from None
+    except (BrokenProcessPool, KeyboardInterrupt):
+        raise SystemExit("reference_pair: stopped; the same command goes on from there") from None
