@@ -1,0 +1,246 @@
+"""How a command is called and ends: status 2 and one line on stderr for a mistake, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from tests.cli.spoil import QUICK, TINY, no_space
+
+from openwork.artifacts import load_tensors, save_tensors
+from openwork.cli import output
+from openwork.cli.output import write_json
+from openwork.corpus import Tokenizer
+from openwork.models import load_model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("bench",), "Missing command; see openwork bench --help"),
+        (("nosuch",), "No such command 'nosuch'; see openwork --help"),
+        (("corpus",), "Missing argument 'source'; see openwork corpus --help"),
+        (("tasks", "--nosuch"), "No such option: --nosuch"),
+        (("prune", "m", "t", "--out", "c", "--seeds", "0"), "'--seeds'"),
+        (("prune", "m", "t", "--out", "c", "--seed", "-1"), "'--seed'"),
+        (("prune", "m", "t", "--out", "c", "--seed", "many"), "'--seed'"),
+        (("bench", "train", "--rounds", "0"), "'--rounds'"),
+        (("bench", "train", "--density", "0"), "density is 0.0; it must lie in (0, 1]"),
+        (("bench", "train", "--density", "1/0"), "--density is '1/0'"),
+        (("bench", "train", "--d-model", "7"), "not divisible by model.d_head 16"),
+        (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
+        (("tasks", "m\udcff"), "the argument 'm\\udcff' is not UTF-8"),
+        (("demo", "--pretrained", "--seed", "3"), "leave --seed 3 out"),
+        (("tasks", "--json="), "the argument '--json=' is empty"),
+        (("tasks", "--json", "/"), "the file / is a directory"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(openwork, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in openwork(*arguments).line()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_are_listed_and_written_as_json(openwork, tmp_path):
+    ended = openwork("tasks", "--json", tmp_path / "tasks.json")
+    assert ended.status == 0 and ended.err == ""
+    names = {row["task"] for row in json.loads((tmp_path / "tasks.json").read_text())["tasks"]}
+    assert "single_double_quote" in names and "single_double" in ended.out
+
+
+def test_a_task_too_long_for_the_model_has_a_note_beside_the_others(openwork, made, tmp_path):
+    assert openwork("tasks", made / "model", "--json", tmp_path / "tasks.json").status == 0
+    rows = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    assert any("more than the model's context" in row["note"] for row in rows)
+    assert any(row["note"] == "" and row["loss"] > 0 for row in rows)
+
+
+def test_a_model_is_not_written_into_a_corpus(openwork, made):
+    before = sorted(path.name for path in (made / "corpus").iterdir())
+    assert "holds a corpus" in openwork("train", made / "corpus", "--out", made / "corpus", *TINY).line()
+    assert sorted(path.name for path in (made / "corpus").iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error():
+    for reader in ("true", "head -1"):
+        command = f"{sys.executable} -m openwork.cli tasks | {reader}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_takes_no_file_with_it(made, tmp_path):
+    explain = f"explain {made}/q.circuit --model {made}/model --json {tmp_path}/explain.json"
+    for name, command in {"explain": explain, "models": f"models --json {tmp_path}/models.json"}.items():
+        shell = f"({sys.executable} -m openwork.cli {command}; echo $? > {tmp_path}/status) | true"
+        assert subprocess.run(["sh", "-c", shell], capture_output=True, timeout=60, check=True).stderr == b""
+        assert json.loads((tmp_path / f"{name}.json").read_text())
+        assert (tmp_path / "status").read_text() == "0\n"
+
+
+@pytest.mark.slow
+def test_without_a_stdout_and_with_one_that_knows_few_letters(tmp_path):
+    for shell in (">&-", "| cat"):
+        command = f"PYTHONIOENCODING=ascii {sys.executable} -m openwork.cli tasks {shell}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
+
+
+def test_json_has_no_number_that_json_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("inf"), "b": [float("nan"), 0.5], "c": {"d": 1}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 0.5], "c": {"d": 1}}
+
+
+def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):
+    def interrupted(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("openwork.tasks.survey.list_tasks", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        ended = openwork("tasks")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (ended.status, ended.err) == (130, "openwork: stopped; the same command goes on where it was\n")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(openwork, made, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    model, circuit, corpus = made / "model", made / "q.circuit", made / "corpus"
+    monkeypatch.setattr("openwork.pruning.search.prune", pytest.fail)
+    prune = ("prune", model, "single_double_quote")
+    for arguments in (
+        ("tasks", "--json", tmp_path),
+        ("tasks", "--json", tmp_path / "file" / "x.json"),
+        (*prune, "--out", tmp_path),
+        (*prune, "--out", tmp_path / "file" / "x"),
+        ("verify", circuit, "--model", model, "--out", tmp_path),
+        ("view", circuit, "--model", model, "--corpus", corpus, "--out", tmp_path),
+        ("train", corpus, "--out", tmp_path / "file"),
+        ("demo", "--out", tmp_path / "file"),
+        ("corpus", "idioms", "--max-tokens", 100, "--out", tmp_path / "file"),
+    ):
+        assert str(tmp_path) in openwork(*arguments).line()
+    assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("q.circuit", "card.json"):
+        shutil.copy(made / name, tmp_path)
+    (tmp_path / "quotes.jsonl").write_text("mine")
+    explain = ("explain", "q.circuit", "--model", made / "model")
+    for arguments in (
+        (*explain, "--out", "q.circuit"),
+        (*explain, "--program", tmp_path / "q.circuit"),
+        ("explain", "--program", "./q.circuit", *explain[1:]),
+        (*explain, "--out", "new", "--program", "new"),
+        ("view", "q.circuit", *explain[2:], "--corpus", made / "corpus", "--card", "card.json", "--out", "card.json"),
+        ("prune", made / "model", "quotes.jsonl", "--out", "quotes.jsonl"),
+        ("export", "graph", "q.circuit", "q.circuit", "--model", made / "model"),
+        ("import", "gpt2", tmp_path, "--out", "."),
+    ):
+        assert "is given twice" in openwork(*arguments).line()
+    assert (tmp_path / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
+    assert (tmp_path / "quotes.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
+    prune = ("prune", made / "model", "single_double_quote", "--out", "single_double_quote", *QUICK)
+    assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
+
+
+def test_means_are_not_taken_from_a_corpus_of_another_tokenizer(openwork, made, tmp_path):
+    shutil.copytree(made / "model", tmp_path / "m")
+    (tmp_path / "m" / "means.safetensors").unlink()
+    other = ("--tokenizer", tmp_path / "t.json", "--max-tokens", 20_000)
+    Tokenizer.train(["print('a')\n" * 50], 300).save(tmp_path / "t.json")
+    assert openwork("corpus", "idioms", "--out", tmp_path / "c", *other).status == 0
+    prune = ("prune", tmp_path / "m", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK, "--corpus")
+    assert "give the model's own corpus" in openwork(*prune, tmp_path / "c").line()
+    assert not (tmp_path / "m" / "means.safetensors").exists()
+    assert openwork(*prune, made / "corpus").status == 0 and (tmp_path / "m" / "means.safetensors").exists()
+
+
+def test_a_file_that_a_circuit_names_is_not_run(openwork, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("import pathlib; pathlib.Path('it-ran').touch()")
+    tensors, header = load_tensors(made / "q.circuit", "circuit")
+    asked = ("theirs.circuit", "--model", made / "model")
+    for task in ("theirs.py", "theirs.py~nonsense"):
+        save_tensors(tmp_path / "theirs.circuit", tensors, header | {"task": task}, "circuit")
+        for command in (("explain",), ("verify",), ("view", "--corpus", made / "corpus")):
+            assert "names the file 'theirs.py" in openwork(*command, *asked).line()
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_rights(openwork, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written" in openwork("tasks", "--json", tmp_path / "locked" / "x.json").line()
+    (tmp_path / "closed").mkdir(mode=0o000)
+    assert "closed" in openwork("corpus", tmp_path / "closed", "--out", tmp_path / "c").line()
+
+
+# A full disk
+
+
+def test_a_full_disk_under_a_file_leaves_nothing(openwork, made, tmp_path, monkeypatch):
+    model, full = made / "model", "No space left on device"
+    monkeypatch.setattr(os, "fsync", no_space)
+    for i, (*arguments, option) in enumerate(
+        (
+            ("tasks", "--json"),
+            ("corpus", "idioms", "--max-tokens", 3000, "--out"),
+            ("train", made / "corpus", *TINY, "--out"),
+            ("prune", model, "single_double_quote", *QUICK, "--out"),
+            ("view", made / "q.circuit", "--model", model, "--corpus", made / "corpus", "--out"),
+        )
+    ):
+        assert full in openwork(*arguments, option, tmp_path / str(i)).line()
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_arguments_it_says_what_it_can(openwork):
+    ended = openwork()
+    assert ended.status == 0 and "prune" in ended.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["TensorBoard", "TensorBoard's flush", "training.png", "checkpoint"])
+def test_a_disk_that_fills_up_while_training_ends_the_run_which_then_goes_on(openwork, made, tmp_path, what):
+    train = ("train", made / "corpus", "--out", tmp_path / "m", *TINY)
+    where = {
+        "TensorBoard": "tensorboard.summary.writer.record_writer.RecordWriter.write",
+        "TensorBoard's flush": "tensorboard.summary.writer.record_writer.RecordWriter.flush",
+        "training.png": "matplotlib.figure.Figure.savefig",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "checkpoint":
+            calls: list[int] = []
+            sync = os.fsync
+            patch.setattr(os, "fsync", lambda fd: no_space() if len(calls) == 2 else (calls.append(1), sync(fd)))
+        else:
+            patch.setattr(where[what], no_space)
+        assert "No space left on device" in openwork(*train).line()
+    assert not list(tmp_path.rglob("*.part"))
+    assert openwork(*train).status == 0
+    ours, theirs = load_model(tmp_path / "m"), load_model(made / "model")
+    assert ours.hash == theirs.hash
+
+
+def test_too_little_memory_is_one_line(openwork, monkeypatch):
+    def greedy(*arguments: object) -> None:
+        torch.empty(10**15)
+
+    monkeypatch.setattr("openwork.tasks.survey.list_tasks", greedy)
+    assert "too little memory" in openwork("tasks").line()
+
+
+def test_the_names_of_rows_are_never_broken(monkeypatch, capsys):
+    monkeypatch.setattr(output, "console", Console(width=40))
+    output.print_rows("", [{"task": "set_or_string_fixedvarname", "loss": 0.25, "what": "a long column to fold here"}])
+    assert "set_or_string_fixedvarname" in capsys.readouterr().out
