@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from openwork.errors import UserError
 from openwork.explain import see, to_numbers, to_text
 from openwork.explain.responses import responses
-from openwork.explain.short import separated
+from openwork.explain.short import LEAST, separated
+from openwork.model import matrices, parse_node
 from tests.explain.circuits import Posed, planted_circuit, random_circuit
 from tests.pruning.planted import A, B
 
@@ -94,6 +96,84 @@ def test_values_are_the_circuits_and_patterns_of_both_runners():
         assert abs(getattr(head, name).sink[1] - float(sink)) < 1e-5
         at_marker = pattern[pairs.flat.eq(A)].sum() / len(pairs)
         assert abs(getattr(head, name).deciding[0] - float(at_marker)) < 1e-5
+
+
+def test_every_number_of_a_head_by_its_definition():
+    circuit, model = random_circuit({})
+    seen, pairs = see(circuit, model, Posed()), Posed().pairs("validation", circuit.n_pairs)
+    assert seen.heads
+    for head in seen.heads:
+        site = f"{head.layer}.attn"
+        for name, run in {"circuit": circuit.run, "model": model.run}.items():
+            acts = run(pairs.flat, record=[f"{site}.{part}" for part in "qky"])[1]
+            pattern = model.attention_pattern(head.layer, acts[f"{site}.q"], acts[f"{site}.k"])[:, head.head, -1]
+            told, spread, most = getattr(head, name), [], []
+            by_token = ({}, {})
+            for i, (prompt, row) in enumerate(zip(pairs.flat.tolist(), pattern.tolist(), strict=True)):
+                shares = [x / sum(row) for x in row]
+                spread.append(math.exp(-sum(x * math.log(x) for x in shares if x > 0)))
+                deciding = [x for token, x in zip(prompt, row, strict=True) if token in (A, B)]
+                most.append(max(deciding) >= 0.999 * max(row))
+                for token, x in zip(prompt, row, strict=True):
+                    by_token[i % 2][token] = by_token[i % 2].get(token, 0.0) + x / len(pairs)
+            assert told.keys == pytest.approx(sum(spread) / len(spread), rel=1e-4)
+            assert told.deciding_most == pytest.approx(sum(most) / len(most))
+            for member in (0, 1):
+                largest = sorted(by_token[member].items(), key=lambda item: -item[1])[:3]
+                assert [token for token, _ in told.tokens[member]] == [token for token, _ in largest]
+                assert [x for _, x in told.tokens[member]] == pytest.approx([x for _, x in largest], rel=1e-4)
+        moved = circuit.run(pairs.flat, record=[f"{site}.y"])[1][f"{site}.y"][:, -1]
+        for channel, means in zip(head.channels, head.moved, strict=True):
+            column = moved[:, parse_node(channel, model.config.d_head)[1]]
+            assert means == pytest.approx([float(column[0::2].mean()), float(column[1::2].mean())], abs=1e-5)
+
+
+def test_every_share_of_what_separates_by_its_definition():
+    circuit, model = random_circuit({})
+    seen, pairs = see(circuit, model, Posed()), Posed().pairs("validation", circuit.n_pairs)
+    sites = [f"{layer}.{kind}" for layer in (0, 1) for kind in ("attn.y", "mlp.post_act")]
+    acts = circuit.run(pairs.flat, record=sites)[1]
+
+    def apart(node: str) -> float:
+        """What a source brings to the answer's position, in A less in B."""
+        site, index = parse_node(node, model.config.d_head)
+        column = acts[site.replace("attn.v", "attn.y")][:, -1, index]
+        return float(column[0::2].mean() - column[1::2].mean())
+
+    writes, whole = dict(seen.parts.writes), seen.parts.total[0] - seen.parts.total[1]
+    told = separated(seen)
+    assert len(told) > 2
+    assert [part.share for part in told] == sorted((part.share for part in told), key=lambda share: -abs(share))
+    assert {part.write for part in told} == {
+        name for name, (a, b) in writes.items() if abs(a - b) >= LEAST * abs(whole)
+    }
+    for part in told:
+        a, b = writes[part.write]
+        assert part.share == pytest.approx((a - b) / whole)
+        brought = {edge.source: edge.weight * apart(edge.source) for edge in circuit.edges if edge.target == part.write}
+        total = sum(brought.values())
+        shares = {source: x / total for source, x in brought.items() if abs(x) >= LEAST * abs(total)} if total else {}
+        assert dict(part.sources) == pytest.approx(shares, rel=1e-3)
+
+
+@pytest.mark.parametrize("wiring", [{}, {"bias": False}], ids=str)
+def test_the_bias_of_a_node_holds_what_its_edges_do_not(wiring):
+    circuit, model = random_circuit(wiring)
+    seen, parameters = see(circuit, model, Posed()), dict(model.named_parameters())
+    matrix = {matrix.target: matrix for matrix in matrices(model)}
+    constant = {node.name: node.task.resting for node in seen.nodes if node.task.constant}
+    assert any(node.folded for node in seen.nodes)
+    for node in seen.nodes:
+        site, row = parse_node(node.name, model.config.d_head)
+        if site not in matrix:
+            assert node.bias is None and not node.edges
+            continue
+        values, bias = circuit.ablation_values[matrix[site].source], parameters.get(f"{matrix[site].name}.bias")
+        rest = float(matrix[site].weight[row] @ values) + (0.0 if bias is None else float(bias[row]))
+        for source, weight in node.edges:
+            rest -= weight * float(values[parse_node(source, model.config.d_head)[1]])
+        assert node.bias == pytest.approx(rest, abs=1e-5)
+        assert node.folded == pytest.approx(sum(weight * constant.get(source, 0.0) for source, weight in node.edges))
 
 
 def test_the_text_names_every_node_and_edge_is_short_and_the_same_each_time():
