@@ -136,6 +136,14 @@ def test_a_mixture_keeps_its_shares(source, tmp_path):
     assert sum(text.startswith("value_") for text in texts) == 30  # as long as the shorter part allows
 
 
+def test_weights_of_a_mixture_need_not_add_up_to_one(source, tmp_path):
+    one, other = (
+        build(f"{source}:{a},idioms:{b}", tmp_path / a, max_tokens=1000) for a, b in (("0.25", "0.75"), ("1", "3"))
+    )
+    assert one.manifest.parts == other.manifest.parts
+    assert one.manifest.train.shards == other.manifest.train.shards
+
+
 def test_an_endless_source_needs_an_end(tmp_path):
     with pytest.raises(UserError, match="has no end; give max_tokens"):
         build("idioms", tmp_path / "c")

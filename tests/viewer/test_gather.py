@@ -7,7 +7,7 @@ import torch
 
 from openwork.corpus import Corpus
 from openwork.errors import UserError
-from openwork.model import Transformer
+from openwork.model import Transformer, node_name, parse_node
 from openwork.pruning import edges_between
 from openwork.viewer.gather import gather
 from openwork.viewer.payload import Payload
@@ -66,6 +66,42 @@ def test_the_answers_probabilities_give_the_losses_again(payload: Payload, tiny_
     alone = mean_loss([member.circuit.of_two for member in payload.task.example])
     assert torch.allclose(whole, pairs.loss(model(pairs.flat)), atol=1e-5)
     assert torch.allclose(alone, pairs.loss(circuit(pairs.flat), circuit.scale, circuit.shift), atol=1e-5)
+
+
+def test_every_number_of_values_patterns_and_logits_by_its_definition(tiny_corpus: Corpus) -> None:
+    model, task = toy_model(tiny_corpus).requires_grad_(False), ToyTask(tiny_corpus)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.bigram.normal_(generator=draw)
+        model.unembed.bias.normal_(generator=draw)
+    plain = toy_circuit(model, task)
+    second_head = {f"0.attn.{part}": torch.tensor([4, 6]) for part in "qkv"}
+    kept = {**plain.kept, **second_head}
+    circuit = replace(
+        plain,
+        kept=kept,
+        nodes=tuple(node_name(site, i, 4) for site, index in kept.items() for i in index.tolist()),
+        edges=edges_between(model, kept),
+        ablation_values={site: torch.randn(len(x), generator=draw) for site, x in plain.ablation_values.items()},
+    )
+    payload = gather(circuit, task, None, model, tiny_corpus)  # pyright: ignore
+
+    for node in payload.nodes:
+        site, index = parse_node(node.name, 4)
+        assert node.ablated == float(circuit.ablation_values[site][index])
+        assert (node.head, node.channel) == (divmod(index, 4) if site.endswith((".q", ".k", ".v")) else (None, None))
+    tokens = task.pairs("validation", 1).tokens[0, :, :-1]
+    of_head = {(head.layer, head.head): head for head in payload.heads}
+    assert set(of_head) == {(0, 1), (1, 0)}
+    for (layer, head), view in of_head.items():
+        for told, run in ((view.model, model.run), (view.circuit, circuit.run)):
+            acts = run(tokens, record=[f"{layer}.attn.q", f"{layer}.attn.k"])[1]
+            pattern = model.attention_pattern(layer, acts[f"{layer}.attn.q"], acts[f"{layer}.attn.k"])[:, head]
+            assert torch.allclose(torch.tensor(told), pattern)
+    for member, bias, (right, wrong) in zip(payload.task.example, payload.task.bias, payload.task.bigram, strict=True):
+        row = model.bigram[member.tokens[-1]]
+        assert bias == float(model.unembed.bias[member.right])
+        assert (right, wrong) == (float(row[member.right]), float(row[member.wrong])) and right != wrong
 
 
 def test_every_token_has_its_text(payload: Payload, tiny_corpus: Corpus) -> None:

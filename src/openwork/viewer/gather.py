@@ -170,8 +170,8 @@ def _answers(run: Run, rights: list[int], wrongs: list[int], scale: float, shift
 
 
 def _texts(payload: Payload, tokenizer: Tokenizer) -> dict[str, str]:
-    """The text of every token id that the payload mentions."""
-    ids = {token for token, _, _ in payload.embedding} | {token for _, token, _ in payload.unembedding}
+    """The text of every token id that the payload mentions; those of weights are tokens of the example."""
+    ids: set[int] = set()
     for member in payload.task.example:
         ids.update(member.tokens, (member.right, member.wrong))
     for node in payload.nodes:
