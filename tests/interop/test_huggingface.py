@@ -25,6 +25,7 @@ def random_model(tokenizer, **wiring) -> Transformer:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.3)
+        model.blocks[0].mlp.up.weight[:, ::2] = 0
     model.tokenizer = tokenizer
     return model.eval().requires_grad_(False)
 
@@ -96,7 +97,9 @@ def test_the_export_is_whole_and_has_a_card(exported, tmp_path):
     model, directory = exported
     card = (directory / "README.md").read_text()
     assert "license: apache-2.0" in card and "little files" in card and model.hash in card
-    assert f"{sum(p.numel() for n, p in model.named_parameters() if n != 'bigram'):,}" in card
+    weights = [parameter for name, parameter in model.named_parameters() if name != "bigram"]
+    assert f"| parameters | {sum(weight.numel() for weight in weights):,} |" in card
+    assert f"| non-zero parameters | {sum(int((weight != 0).sum()) for weight in weights):,} |" in card
     assert {path.name for path in directory.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not list(tmp_path.glob(".exported*"))
     with pytest.raises(UserError, match="exists and is not empty"):

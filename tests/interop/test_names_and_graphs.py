@@ -116,22 +116,8 @@ def test_the_attribution_graph_gives_each_target_the_sum_of_its_links(planted):
     json.dumps(graph)
 
 
-BIASES = {"attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.resid_delta": "attn.out"}
-BIASES |= {"mlp.post_act": "mlp.up", "mlp.resid_delta": "mlp.down"}
-
-
-@pytest.mark.parametrize(
-    "wiring",
-    [
-        {},
-        {"bias": False, "sink": False, "activation": "relu", "bigram": "learned"},
-        {"activation_fraction": 0.5, "sparse_sites": ("attn.act_in", "mlp.act_in", "attn.v")},
-        {"positions": "concatenated", "d_position": 4},
-    ],
-    ids=["plain", "no biases", "sparse", "positions"],
-)
-def test_links_into_a_node_add_up_to_its_input(wiring):
-    """With every node kept and zero ablation, what flows into a node is its input, biases and positions aside."""
+def everything(**wiring) -> tuple[Transformer, Circuit]:
+    """A random model and the circuit of all its nodes, with zero ablation."""
     sizes = {"n_layers": 2, "d_model": 8, "d_head": 4, "d_mlp": 6, "n_ctx": 16, "d_vocab": 27, "activation_fraction": 1}
     model = Transformer(ModelConfig(**{**sizes, **wiring}), seed=1).eval().requires_grad_(False)
     draw = torch.Generator().manual_seed(2)
@@ -148,6 +134,26 @@ def test_links_into_a_node_add_up_to_its_input(wiring):
         ablation_values={site: torch.zeros(width) for site, width in widths.items()},
         model=model,
     )
+    return model, circuit
+
+
+BIASES = {"attn.q": "attn.q", "attn.k": "attn.k", "attn.v": "attn.v", "attn.resid_delta": "attn.out"}
+BIASES |= {"mlp.post_act": "mlp.up", "mlp.resid_delta": "mlp.down"}
+
+
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        {},
+        {"bias": False, "sink": False, "activation": "relu", "bigram": "learned"},
+        {"activation_fraction": 0.5, "sparse_sites": ("attn.act_in", "mlp.act_in", "attn.v")},
+        {"positions": "concatenated", "d_position": 4},
+    ],
+    ids=["plain", "no biases", "sparse", "positions"],
+)
+def test_links_into_a_node_add_up_to_its_input(wiring):
+    """With every node kept and zero ablation, what flows into a node is its input, biases and positions aside."""
+    model, circuit = everything(**wiring)
     graph = attribution.attribution_graph(circuit, model, "aeff")
     arriving = dict.fromkeys((node["node_id"] for node in graph["nodes"]), 0.0)
     for link in graph["links"]:
@@ -171,6 +177,19 @@ def test_links_into_a_node_add_up_to_its_input(wiring):
             assert got == pytest.approx(float(acts[site][0, node["ctx_idx"], index]), abs=1e-4), node["clerp"]
             checked.add(kind)
     assert checked == set(NODE_SITES)
+
+
+def test_nothing_flows_into_a_read_that_abs_topk_closed():
+    """Even where it differs from its ablation value, and so stands in the graph."""
+    model, circuit = everything(activation_fraction=0.5, sparse_sites=("attn.act_in", "mlp.act_in"))
+    circuit = replace(
+        circuit, ablation_values={site: torch.ones(len(x)) for site, x in circuit.ablation_values.items()}
+    )
+    graph = attribution.attribution_graph(circuit, model, "aeff")
+    reads = {node["node_id"]: node["activation"] for node in graph["nodes"] if ".act_in." in node["clerp"]}
+    closed = {name for name, activation in reads.items() if activation == 0}
+    reached = {link["target"] for link in graph["links"]}
+    assert closed and not closed & reached and set(reads) - closed <= reached
 
 
 def test_a_final_stream_that_is_ablated_is_what_the_logits_read(planted):

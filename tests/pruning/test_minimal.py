@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from openwork.pruning import search
-from openwork.pruning.calibration import calibrate, calibrated_losses, losses
+from openwork.pruning.calibration import SCALE_PRICE, calibrate, calibrated_losses, losses
 from openwork.pruning.gates import StepGate, gate_of_node
 from openwork.pruning.minimal import EXACT, _first_reaching, _in_turn, eliminate, fewest, roughly
 from openwork.pruning.universe import Universe
@@ -62,6 +62,23 @@ def test_calibration_finds_the_logistic_regression():
         optimizer.step(closure)
         assert 0 < free[0] < 1
         torch.testing.assert_close(torch.stack([scale[i], shift[i]]), free.detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calibration_ends_where_loss_and_price_together_are_least(seed):
+    """Of answers that are all right: the loss alone would want an infinite scale."""
+    apart = torch.rand(20, 2, generator=torch.Generator().manual_seed(seed)).double() + 0.1
+    differences = apart * torch.tensor([1.0, -1.0])
+    scale, shift = calibrate(differences)
+    log_scale, shift = float(scale.log()), float(shift)
+
+    def priced(log_scale: float, shift: float) -> float:
+        return float(losses(math.exp(log_scale) * differences + shift)) + SCALE_PRICE * max(0.0, log_scale) ** 2
+
+    least = priced(log_scale, shift)
+    assert log_scale > 0
+    for a, b in ((0.02, 0), (-0.02, 0), (0, 0.02), (0, -0.02), (0.02, 0.02), (-0.02, 0.02)):
+        assert priced(log_scale + a, shift + b) > least
 
 
 def test_calibrating_many_is_calibrating_each():
@@ -123,6 +140,18 @@ def test_what_could_not_go_before_is_tried_again_at_the_end():
     judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(4))
     assert eliminate(judge, torch.ones(4), 0.5).tolist() == [0, 0, 1, 1]
+
+
+def test_a_node_goes_whole_where_its_edges_cannot_go_alone():
+    """Edges 0 and 1 leave one node and cancel each other; edge 2 is needed."""
+
+    def losses_of(edges):
+        return torch.tensor([0.0 if e[2] and e[0] == e[1] else 1.0 for e in edges])
+
+    universe = SimpleNamespace(source=torch.tensor([0, 0, 1]), target=torch.tensor([2, 3, 4]))
+    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
+    judge.within = lambda edge: (judge, edge, torch.arange(3))
+    assert eliminate(judge, torch.ones(3), 0.5).tolist() == [0, 0, 1]
 
 
 def test_a_rough_clean_up_does_not_believe_the_steepest_promises():

@@ -49,6 +49,9 @@ def test_the_model_is_found_again_with_its_means_and_its_card(tiny_corpus, tmp_p
     assert loaded.means.keys() == model.means.keys() != set()
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"{read_metrics(tmp_path / 'model')[-1]['validation_loss']:.3f}" in card
+    weights = [parameter for name, parameter in model.named_parameters() if name != "bigram"]
+    kept, every = sum(int((weight != 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
+    assert f"| non-zero parameters | {kept:,} of {every:,}" in card
 
 
 @pytest.mark.parametrize(
