@@ -131,11 +131,8 @@ def find(found: Path, name: str) -> str:
     model, with its card.
     """
     model, started = load_model(path("reference-sparse")), time.perf_counter()
-    task, file, kept = (
-        tasks.get(name, model.tokenizer),
-        found / f"{name}-0.circuit",
-        path("reference-sparse") / "circuits",
-    )
+    task, file = tasks.get(name, model.tokenizer), found / f"{name}-0.circuit"
+    kept = path("reference-sparse") / "circuits"
     beside, card = kept / f"{name}.circuit", kept / f"{name}.card.json"
     if file.is_file() or beside.is_file():
         circuit = load_circuit(file if file.is_file() else beside, model)
