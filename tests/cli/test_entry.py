@@ -16,7 +16,7 @@ from tests.cli.spoil import QUICK, TINY, no_space
 
 from openwork.artifacts import load_tensors, save_tensors
 from openwork.cli import output
-from openwork.cli.output import write_json
+from openwork.cli.output import print_rows, write_json
 from openwork.corpus import Tokenizer
 from openwork.models import load_model
 
@@ -95,6 +95,15 @@ def test_without_a_stdout_and_with_one_that_knows_few_letters(tmp_path):
 def test_json_has_no_number_that_json_lacks(tmp_path):
     write_json(tmp_path / "x.json", {"a": float("inf"), "b": [float("nan"), 0.5], "c": {"d": 1}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 0.5], "c": {"d": 1}}
+
+
+def test_a_survey_of_tasks_fits_80_characters(monkeypatch, capsys):
+    monkeypatch.setattr(output, "console", Console(width=80))
+    row = {"loss": 0.00081654, "accuracy": 1.0, "held-out loss": 0.0, "held-out accuracy": 0.97852, "note": ""}
+    print_rows("tasks", [{"task": "set_or_string_fixedvarname", **row}])
+    *_, line, _ = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["set_or_string_fixedvarname", "0.000817", "1", "0", "0.9785"]
 
 
 def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):

@@ -68,10 +68,11 @@ def print_table(title: str, numbers: dict[str, Any]) -> None:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    columns = [Column(name, overflow="fold", no_wrap=i == 0) for i, name in enumerate(rows[0])]
-    table = Table(*columns, title=title)
+    """Rows as a table, without the columns in which no row has anything: 80 characters are few."""
+    names = [name for i, name in enumerate(rows[0]) if i == 0 or any(row[name] != "" for row in rows)]
+    table = Table(*(Column(name, overflow="fold", no_wrap=name == names[0]) for name in names), title=title)
     for row in rows:
-        table.add_row(*(escape(_text(value)) for value in row.values()))
+        table.add_row(*(escape(_text(row[name])) for name in names))
     console.print(table)
 
 
@@ -89,7 +90,7 @@ def print_pairs(rows: list[dict[str, Any]]) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) >= 0.1 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
