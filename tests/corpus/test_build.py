@@ -300,6 +300,28 @@ def test_a_build_that_was_stopped_leaves_the_old_corpus_and_nothing_else(source,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
 
 
+def test_a_build_killed_between_the_two_renames_leaves_the_old_corpus(source, tmp_path, monkeypatch):
+    old = build(source, tmp_path / "c").manifest.hash
+    (tmp_path / "c").rename(tmp_path / ".c.old")  # as SIGKILL leaves it
+    with pytest.raises(UserError):
+        build(tmp_path / "nothing.py", tmp_path / "c")
+    with suppress(UserError):
+        build(source, tmp_path / "c", max_tokens=1)
+    (source / "more.py").write_text("more = 1\n")
+    replace = Path.replace
+
+    def stop(path, target):
+        if path.name == ".c.part":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build(source, tmp_path / "c", overwrite=True)
+    assert open_corpus(tmp_path / "c").manifest.hash == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
+
+
 def test_a_manifest_with_any_flipped_bit_is_refused_or_says_the_same(source, tmp_path):
     corpus = build(source, tmp_path / "c")
     path = tmp_path / "c" / "manifest.json"

@@ -70,6 +70,16 @@ def test_the_cache_changes_nothing(exported):
     torch.testing.assert_close(pieces, model(tokens), atol=1e-5, rtol=1e-4)
     assert last.cache.get_seq_length() == 20
     torch.testing.assert_close(theirs(tokens, logits_to_keep=2).logits, model(tokens)[:, -2:])
+    torch.testing.assert_close(theirs(tokens, logits_to_keep=torch.tensor([3])).logits, model(tokens)[:, [3]])
+
+
+def test_the_cache_goes_by_its_older_name_too(exported):
+    model, directory = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    tokens = torch.randint(0, 280, (2, 20), generator=torch.Generator().manual_seed(0))
+    first = theirs(tokens[:, :9], use_cache=True)
+    then = theirs(tokens[:, 9:], past_key_values=first.cache)
+    torch.testing.assert_close(then.logits, model(tokens)[:, 9:], atol=1e-5, rtol=1e-4)
 
 
 def test_padded_prompts_get_the_logits_that_they_have_alone(exported):

@@ -225,3 +225,18 @@ def test_names_go_both_ways_and_the_cache_has_their_shapes():
     for hook in ("blocks.1.hook_mlp_out", "blocks.0.hook_nothing", "embed"):
         with pytest.raises(UserError, match="there is no site for the hook"):
             transformerlens.site_of(hook, config)
+
+
+def test_a_pattern_of_no_layer_is_refused():
+    model = planted_model()
+    for hook in ("blocks.x.attn.hook_pattern", "blocks.9.attn.hook_pattern", "foo.0.attn.hook_pattern"):
+        with pytest.raises(UserError, match="there is no site for the hook"):
+            transformerlens.cache(model, torch.zeros(1, 3, dtype=torch.long), [hook])
+
+
+@pytest.mark.parametrize("wiring", [{"residual_activation": "relu"}, {"sparse_sites": ("resid_mid",)}])
+def test_a_stream_that_is_no_plain_sum_has_no_attribution_graph(planted, wiring):
+    model = Transformer(replace(planted.model.config, activation_fraction=0.5, **wiring))
+    model.tokenizer = Letters()
+    with pytest.raises(UserError, match="a residual stream that is a plain sum"):
+        attribution.attribution_graph(planted, model, "ab")

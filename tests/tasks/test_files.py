@@ -103,6 +103,8 @@ BROKEN = {
     '{"prompt": "a", "right": "b", "wrong": "c", "split": "test"}': "no split 'test'; choose one of train",
     '{"prompt": "a", "right": "b", "wrong": "c"}': "has 1 lines; two lines make a pair",
     "": "has 0 lines",
+    '{"prompt": "\\ud800", "right": "b", "wrong": "c"}': "line 1: prompt is .* half of a surrogate pair",
+    "[" * 100_000: "line 1 is no JSON",
 }
 
 
@@ -160,6 +162,10 @@ def test_a_python_file_has_templates(tmp_path: Path, idioms_tokenizer: Tokenizer
         ("DESCRIPTION = 'x'\nFORMS = (3,)", "3 in FORMS is no Form"),
         ("import openwork_that_is_not_there", "ModuleNotFoundError"),
         ("DESCRIPTION = (", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        (PYTHON.replace("<?>\\n", "\\n"), r"ValueError: the template .* has 0 places <\?>; it needs one"),
+        (PYTHON.replace('\\n",)', '\\n")'), r"templates and held_out are tuples of texts"),
+        (PYTHON.replace("$text1", "$foo1"), r"has a slot \$foo1; slots are \$name, "),
     ],
 )
 def test_a_python_file_that_is_no_task_is_refused(
@@ -168,6 +174,13 @@ def test_a_python_file_that_is_no_task_is_refused(
     path = tmp_path / "own.py"
     path.write_text(text)
     with pytest.raises(UserError, match=said):
+        tasks.get(str(path), idioms_tokenizer)
+
+
+def test_more_slots_than_words_end_in_a_line(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(PYTHON.replace("$name1 = ", "".join(f"$verb{i}; " for i in range(2, 200))))
+    with pytest.raises(UserError, match="more slots of one kind than there are words"):
         tasks.get(str(path), idioms_tokenizer)
 
 

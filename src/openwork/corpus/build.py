@@ -115,8 +115,8 @@ def _aside(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} is there and is no corpus; choose another directory for the corpus")
     aside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     try:
-        for left in (aside, old):  # by a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        _restore(old, place)  # what a build that was killed left
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
         if place.exists():
@@ -126,8 +126,15 @@ def _aside(out: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise UserError(f"cannot write the corpus {out}: {reason}; free some space or choose another place") from error
     finally:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
+        _restore(old, place)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _restore(old: Path, place: Path) -> None:
+    """Put the corpus `old` back if none has taken its `place`; remove it otherwise."""
+    if old.exists() and not place.exists():
+        old.replace(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _build(

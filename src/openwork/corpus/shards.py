@@ -254,6 +254,8 @@ def _load_manifest(path: Path) -> Manifest:
         if content.pop("sha256") != _manifest_hash({"kind": "corpus", **content}):
             raise UserError(f"the corpus manifest {path} was altered: its checksum differs; {MEND}")
         del content["format_version"]
+        if content["dtype"] not in ("uint16", "uint32"):
+            raise UserError(f"the corpus manifest {path} has dtype {content['dtype']!r}, not uint16 or uint32; {MEND}")
         splits = {split: _split_manifest(content[split]) for split in ("train", "validation")}
         parts = tuple(PartManifest(**part) for part in content["parts"])
         return Manifest(**{**content, **splits, "parts": parts, "skipped_names": tuple(content["skipped_names"])})

@@ -30,8 +30,15 @@ def attribution_graph(circuit: Circuit, model: Transformer, prompt: str, *, slug
     times the weight between the two; in attention also times the pattern, through the stream times the reader's norm.
 
     Raises:
-        UserError: the model has no tokenizer, or the prompt is longer than its context.
+        UserError: the model has no tokenizer, its stream is not a plain sum, or the prompt is longer than its context.
     """
+    config = model.config
+    closed = config.activation_fraction < 1 and {"resid_mid", "resid_out"} & {*config.sparse_sites}
+    if closed or config.residual_activation != "identity":
+        raise UserError(
+            "an attribution graph needs a residual stream that is a plain sum; this model has "
+            f"residual_activation={config.residual_activation} and sparse_sites={','.join(config.sparse_sites)}"
+        )
     if model.tokenizer is None:
         raise UserError("this model has no tokenizer; an attribution graph needs one")
     tokens = [model.tokenizer.end_of_text, *model.tokenizer.encode(prompt)]

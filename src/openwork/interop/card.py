@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from openwork.artifacts import read_json, write_atomically
 from openwork.model import Transformer
+from openwork.training.metrics import read_metrics
 
 UNKNOWN = "not recorded"
 SHOWN = {
@@ -32,11 +32,8 @@ def about_model(path: str | Path) -> dict[str, Any]:
     """What the Model directory `path` records of itself: where it comes from and what was measured in training."""
     path = Path(path)
     about = dict(read_json(path / "config.json", "model config").get("about") or {})
-    metrics = path / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    if lines:
-        last = json.loads(lines[-1])
-        about["measured"] = {name: last[name] for name in SHOWN if name in last}
+    if lines := read_metrics(path):
+        about["measured"] = {name: lines[-1][name] for name in SHOWN if name in lines[-1]}
     return about
 
 

@@ -59,11 +59,12 @@ def cache(model: Transformer, tokens: Tensor, hooks: Sequence[str] | None = None
     """Activations of `tokens` (batch, position) under their names, `hooks` or all; patterns (batch, head, query, key)
     among them."""
     config = model.config
+    patterns = {f"blocks.{layer}.{PATTERN}": layer for layer in range(config.n_layers)}
     if hooks is None:
         hooks = [hook_name(site, config) for site in all_sites(config)]
         hooks += [f"blocks.{layer}.hook_resid_post" for layer in range(config.n_layers - 1)]
-        hooks += [f"blocks.{layer}.{PATTERN}" for layer in range(config.n_layers)]
-    layers = {hook: int(hook.split(".")[1]) for hook in hooks if hook.endswith(f".{PATTERN}")}
+        hooks += patterns
+    layers = {hook: patterns[hook] for hook in hooks if hook in patterns}
     sites = {hook: site_of(hook, config) for hook in hooks if hook not in layers}
     qk = [f"{layer}.attn.{part}" for layer in layers.values() for part in "qk"]
     acts = model.run(tokens, record=[*sites.values(), *qk])[1]

@@ -83,7 +83,7 @@ def read_forms(path: Path) -> tuple[str, tuple[Form, ...]]:
     read_bytes(path, "task file")
     try:
         defined = runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"the task file {path} fails: {type(error).__name__}: {error}; mend it") from error
     description, forms = defined.get("DESCRIPTION"), defined.get("FORMS")
     if not isinstance(description, str) or not isinstance(forms, list | tuple) or not forms:
@@ -137,7 +137,7 @@ def _member(where: str, line: str) -> dict[str, Any]:
     """What one line says; `where` names it."""
     try:
         member: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}); mend it") from error
     shape = 'write {"prompt": "...", "right": "...", "wrong": "..."}, and "split" if you like'
     if not isinstance(member, dict) or not {*KEYS} <= {*member} <= {*KEYS, "split"}:
@@ -146,6 +146,8 @@ def _member(where: str, line: str) -> dict[str, Any]:
     for key, value in member.items():
         if not isinstance(value, str) or not value:
             raise UserError(f"{where}: {key} is {value!r}; it must be a text that is not empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise UserError(f"{where}: {key} is {value!r}, with half of a surrogate pair; write the character whole")
     if member.get("split", "train") not in SPLITS:
         raise UserError(f"{where}: there is no split {member['split']!r}; choose one of {', '.join(SPLITS)}")
     return member

@@ -18,6 +18,7 @@ from typing import Literal
 
 from openwork.corpus.idioms.program import RESERVED
 from openwork.corpus.idioms.words import ADJECTIVES, NOUNS, VERBS
+from openwork.errors import UserError
 
 Split = Literal["train", "validation", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
@@ -26,6 +27,9 @@ CHOICE = re.compile(r"<([^|<>]*)\|([^|<>]*)>")
 DUE = "<?>"
 VALIDATION_PART = 3
 """One word in so many is kept for validation and held-out prompts; the others serve training."""
+
+TRIES = 1000
+"""Draws of a word until one must be new."""
 
 ARGUMENTS = (
     *("args", "kwargs", "default", "encoding", "timeout", "callback", "func", "obj", "parent", "base", "start", "end"),
@@ -120,6 +124,18 @@ class Form:
     held_out: tuple[str, ...]
     """Other shapes."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: what a template lacks for `draw`."""
+        if isinstance(self.templates, str) or isinstance(self.held_out, str):
+            raise ValueError('templates and held_out are tuples of texts, as in ("...",)')
+        for template in (*self.templates, *self.held_out):
+            if template.count(DUE) != 1:
+                raise ValueError(f"the template {template!r} has {template.count(DUE)} places {DUE}; it needs one")
+        for text in (*self.answers, *self.templates, *self.held_out):
+            for slot in SLOT.finditer(text):
+                if slot[1] not in FILLS:
+                    raise ValueError(f"{text!r} has a slot {slot[0]}; slots are ${', $'.join(FILLS)}")
+
     def of(self, split: Split) -> tuple[str, ...]:
         """The templates of a split."""
         return self.held_out if split == "held_out" else self.templates
@@ -190,10 +206,11 @@ class _Filling:
 
     def new(self, make: Callable[[], str]) -> str:
         """Something of `make` that no slot has taken yet."""
-        while (made := make()) in self.used:
-            pass
-        self.used.add(made)
-        return made
+        for _ in range(TRIES):
+            if (made := make()) not in self.used:
+                self.used.add(made)
+                return made
+        raise UserError("a template has more slots of one kind than there are words for them; use fewer")
 
     def name(self) -> str:
         return self.new(lambda: self.pick(self.words.name))

@@ -54,10 +54,15 @@ class OpenworkForCausalLM(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
+        past_key_values: Cache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits (B, T, V) of tokens (B, T) that follow those in `cache`; with `labels` (B, T), the loss too."""
+        """Logits (B, T, V) of tokens (B, T) that follow those in `cache`; with `labels` (B, T), the loss too.
+
+        `past_key_values` is the older name of `cache`. `logits_to_keep`: so many last positions, or these; 0: all.
+        """
+        cache = past_key_values if cache is None else cache
         if use_cache and cache is None:
             cache = DynamicCache()
         past = cache.get_seq_length() if cache is not None else 0
@@ -70,7 +75,8 @@ class OpenworkForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        return CausalLMOutputWithPast(loss=loss, logits=logits[:, -logits_to_keep:], cache=cache)  # pyright: ignore
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(loss=loss, logits=logits[:, kept], cache=cache)  # pyright: ignore
 
 
 def _positions(tokens: Tensor, mask: Tensor | None, past: int) -> tuple[Tensor, Tensor | None]:

@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 TIMEOUT = 30
 """Seconds without an answer after which a download is given up."""
 Progress = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes that are there, and the bytes that it has in all."""
+"""Called with a file's name, the bytes that are there, and those that it has in all, 0 if the store does not say."""
 
 
 def download(
@@ -56,7 +56,8 @@ def _fetch(url: str, path: Path, progress: Progress) -> None:
         with _open(url, done) as response:
             if response.status != 206:
                 done = 0  # the store sends the file from its beginning
-            total = done + int(response.headers.get("Content-Length") or -done)
+            length = response.headers.get("Content-Length")
+            total = done + int(length) if length else 0  # 0: the store does not say
             path.parent.mkdir(parents=True, exist_ok=True)  # not before there is something to keep
             with part.open("ab" if done else "wb") as file:
                 while chunk := response.read(CHUNK):
@@ -74,9 +75,7 @@ def _fetch(url: str, path: Path, progress: Progress) -> None:
             f"cannot download {url} ({reason}); give a directory that holds the model, or run it again where there is "
             "a network: it goes on where it was"
         ) from error
-    if done != total:
-        if done > total > 0:
-            part.unlink()
+    if total and done != total:
         raise UserError(f"{url} gave {done:,} of {total:,} bytes; run it again, it goes on where it was")
     part.replace(path)
 
