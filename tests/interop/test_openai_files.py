@@ -319,10 +319,11 @@ def test_a_download_goes_on_where_it_was_cut_off_and_is_whole(store, tmp_path):
     ]
 
 
-def test_a_store_that_does_not_say_lengths_serves_too(store, tmp_path):
+def test_a_store_that_does_not_tell_lengths_is_refused(store, tmp_path):
     store.says_lengths = False
-    openai.download("csp_tiny", tmp_path / "here", store=store.url)
-    assert json.loads((tmp_path / "here" / "beeg_config.json").read_text()) == {**SMALL, **CONFIG}
+    with pytest.raises(UserError, match=r"beeg_config.json \(the store does not tell its length"):
+        openai.download("csp_tiny", tmp_path / "here", store=store.url)
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_part_that_is_too_long_is_fetched_anew(store, tmp_path):

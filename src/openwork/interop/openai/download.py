@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 TIMEOUT = 30
 """Seconds without an answer after which a download is given up."""
 Progress = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes that are there, and those that it has in all, 0 if the store does not say."""
+"""Called with a file's name, the bytes that are there, and the bytes that it has in all."""
 
 
 def download(
@@ -57,7 +57,9 @@ def _fetch(url: str, path: Path, progress: Progress) -> None:
             if response.status != 206:
                 done = 0  # the store sends the file from its beginning
             length = response.headers.get("Content-Length")
-            total = done + int(length) if length else 0  # 0: the store does not say
+            if length is None:
+                raise ValueError("the store does not tell its length, so a cut file would look whole")
+            total = done + int(length)
             path.parent.mkdir(parents=True, exist_ok=True)  # not before there is something to keep
             with part.open("ab" if done else "wb") as file:
                 while chunk := response.read(CHUNK):
@@ -75,7 +77,7 @@ def _fetch(url: str, path: Path, progress: Progress) -> None:
             f"cannot download {url} ({reason}); give a directory that holds the model, or run it again where there is "
             "a network: it goes on where it was"
         ) from error
-    if total and done != total:
+    if done != total:
         raise UserError(f"{url} gave {done:,} of {total:,} bytes; run it again, it goes on where it was")
     part.replace(path)
 
