@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from openwork.corpus import Corpus, Tokenizer, build_corpus, open_corpus
-from openwork.corpus.shards import ShardWriter
+from openwork.corpus.shards import ShardWriter, save_manifest
 from openwork.errors import UserError
 
 build_module = importlib.import_module("openwork.corpus.build")
@@ -238,6 +239,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, monkeypatc
         (lambda p: (p / "manifest.json").unlink(), "is no corpus"),
         (lambda p: (p / "manifest.json").write_text("{"), "is damaged"),
         (lambda p: (p / "manifest.json").write_text(json.dumps({"kind": "corpus"})), "lacks something"),
+        (lambda p: save_manifest(p, replace(open_corpus(p).manifest, dtype="half")), "has dtype 'half', not uint16"),
         (lambda p: Tokenizer.train(["zz " * 9], 258).save(p / "tokenizer.json"), "is not the tokenizer of this corpus"),
     ],
 )
@@ -300,20 +302,24 @@ def test_a_build_that_was_stopped_leaves_the_old_corpus_and_nothing_else(source,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
 
 
-def test_a_build_killed_between_the_two_renames_leaves_the_old_corpus(source, tmp_path, monkeypatch):
+def test_a_corpus_that_a_killed_build_had_moved_aside_comes_back(source, tmp_path):
     old = build(source, tmp_path / "c").manifest.hash
-    (tmp_path / "c").rename(tmp_path / ".c.old")  # as SIGKILL leaves it
-    with pytest.raises(UserError):
-        build(tmp_path / "nothing.py", tmp_path / "c")
-    with suppress(UserError):
-        build(source, tmp_path / "c", max_tokens=1)
+    (tmp_path / "c").rename(tmp_path / ".c.old")
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        build(source, tmp_path / "c", seed=1)
+    assert open_corpus(tmp_path / "c").manifest.hash == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
+
+
+def test_a_build_stopped_between_the_two_renames_leaves_the_old_corpus(source, tmp_path, monkeypatch):
+    old = build(source, tmp_path / "c").manifest.hash
     (source / "more.py").write_text("more = 1\n")
-    replace = Path.replace
+    move = Path.replace
 
     def stop(path, target):
         if path.name == ".c.part":
             raise KeyboardInterrupt
-        return replace(path, target)
+        return move(path, target)
 
     monkeypatch.setattr(Path, "replace", stop)
     with pytest.raises(KeyboardInterrupt):

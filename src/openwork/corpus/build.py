@@ -87,6 +87,7 @@ def build_corpus(
     if max_tokens is None and all(is_endless(name) for part in parts for name in part.sources):
         raise UserError(f"the source {source!r} has no end; give max_tokens, or mix it with one that ends")
     request = Request(source, given.d_vocab if given else d_vocab, validation_fraction, seed, max_tokens, python)
+    _restore(out)
     if (out / "manifest.json").is_file() and not overwrite:
         return _reuse(out, request, given)
     with _aside(out) as aside:
@@ -113,25 +114,31 @@ def _aside(out: Path) -> Iterator[Path]:
     place = out.resolve()
     if out.exists() and not (place / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and is no corpus; choose another directory for the corpus")
-    aside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
+    aside = place.with_name(f".{place.name}.part")
     try:
-        _restore(old, place)  # what a build that was killed left
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # of a build that was killed
         aside.mkdir(parents=True)
         yield aside
         if place.exists():
-            place.replace(old)
+            place.replace(_old(place))
         aside.replace(place)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write the corpus {out}: {reason}; free some space or choose another place") from error
     finally:
-        _restore(old, place)
+        _restore(place)
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _restore(old: Path, place: Path) -> None:
-    """Put the corpus `old` back if none has taken its `place`; remove it otherwise."""
+def _old(place: Path) -> Path:
+    """Where the corpus of `place` is while another takes its place."""
+    return place.with_name(f".{place.name}.old")
+
+
+def _restore(out: Path) -> None:
+    """Put a corpus that was moved aside back if none has taken its place; remove it otherwise."""
+    place = out.resolve()
+    old = _old(place)
     if old.exists() and not place.exists():
         old.replace(place)
     shutil.rmtree(old, ignore_errors=True)
