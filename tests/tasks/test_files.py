@@ -164,7 +164,8 @@ def test_a_python_file_has_templates(tmp_path: Path, idioms_tokenizer: Tokenizer
         ("DESCRIPTION = (", "SyntaxError"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
         (PYTHON.replace("<?>\\n", "\\n"), r"ValueError: the template .* has 0 places <\?>; it needs one"),
-        (PYTHON.replace('\\n",)', '\\n")'), r"templates and held_out are tuples of texts"),
+        (PYTHON.replace('\\n",)', '\\n")', 1), r"templates and held_out are tuples of texts"),
+        ('\\n")'.join(PYTHON.rsplit('\\n",)', 1)), r"templates and held_out are tuples of texts"),
         (PYTHON.replace("$text1", "$foo1"), r"has a slot \$foo1; slots are \$name, "),
     ],
 )
@@ -180,7 +181,7 @@ def test_a_python_file_that_is_no_task_is_refused(
 def test_more_slots_than_words_end_in_a_line(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
     path = tmp_path / "own.py"
     path.write_text(PYTHON.replace("$name1 = ", "".join(f"$verb{i}; " for i in range(2, 200))))
-    with pytest.raises(UserError, match="more slots of one kind than there are words"):
+    with pytest.raises(UserError, match=r"the template .*\$verb199.* has more slots of a kind than there are words"):
         tasks.get(str(path), idioms_tokenizer)
 
 

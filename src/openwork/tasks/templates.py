@@ -150,7 +150,7 @@ def draw(
     template: str, answers: tuple[str, str], words: Words, random: Random, before: Sequence[str] = BEFORE
 ) -> Candidate:
     """A pair from `template` with one of `before` in front, its slots filled with `words`."""
-    filling = _Filling(words, random)
+    filling = _Filling(words, random, template)
     text = filling(_join(filling.pick(before), template))
     due = text.index(DUE)
     (prompt_a, spans_a), (prompt_b, spans_b) = (_member(text[:due], member) for member in (0, 1))
@@ -187,8 +187,8 @@ def _member(text: str, member: int) -> tuple[str, tuple[tuple[int, int], ...]]:
 class _Filling:
     """The words that the slots of one pair take."""
 
-    def __init__(self, words: Words, random: Random) -> None:
-        self.words, self.random = words, random.random
+    def __init__(self, words: Words, random: Random, template: str) -> None:
+        self.words, self.random, self.template = words, random.random, template
         self.filled: dict[str, str] = {}
         self.used: set[str] = set()
 
@@ -210,7 +210,7 @@ class _Filling:
             if (made := make()) not in self.used:
                 self.used.add(made)
                 return made
-        raise UserError("a template has more slots of one kind than there are words for them; use fewer")
+        raise UserError(f"the template {self.template!r} has more slots of a kind than there are words; use fewer")
 
     def name(self) -> str:
         return self.new(lambda: self.pick(self.words.name))
