@@ -12,6 +12,7 @@ import torch
 import openwork
 from openwork.errors import UserError
 from openwork.interop import huggingface
+from openwork.interop.card import about_model
 from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
 from tests.pruning.planted import PlantedTask
 
@@ -219,3 +220,9 @@ def test_what_is_no_gpt2_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match="cannot open the GPT-2 model"):
         huggingface.load_gpt2(tmp_path)
+
+
+def test_a_last_line_of_metrics_that_a_kill_cut_short_is_passed_over(tmp_path):
+    (tmp_path / "config.json").write_text('{"about": {"data": "little files"}}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "tokens": 8}\n{"step": 2, "tok')
+    assert about_model(tmp_path) == {"data": "little files", "measured": {"tokens": 8}}
