@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from openwork.corpus import Corpus, Tokenizer, build_corpus, open_corpus
-from openwork.corpus.shards import ShardWriter, save_manifest
+from openwork.corpus.shards import ShardWriter, _draw, _manifest_hash, save_manifest
 from openwork.errors import UserError
 
 build_module = importlib.import_module("openwork.corpus.build")
@@ -346,3 +346,94 @@ def test_what_was_passed_over_stands_in_the_manifest_and_the_summary(source, tmp
     for m in (build(source, tmp_path / "c").manifest, open_corpus(tmp_path / "c").manifest):
         assert {line.split(":")[0] for line in m.skipped_names} == {"binary.py", "latin.py"}
         assert {"skipped": 2, "duplicates": 1, "empty": 1}.items() <= m.summary().items()
+
+
+def test_all_that_training_reads_decides_the_hash(source, tmp_path):
+    manifest = build(source, tmp_path / "c").manifest
+    shard = replace(manifest.validation.shards[0], sha256="0" * 64)
+    other = replace(manifest, validation=replace(manifest.validation, shards=(shard,)))
+    assert len({manifest.hash, other.hash, replace(manifest, tokenizer_hash="0" * 64).hash}) == 3
+
+
+def test_every_step_draws_places_of_its_own_the_same_for_ever():
+    drawn = [place for step in range(50) for place in _draw(3, "train", step, 16, 2**40)]
+    assert len(set(drawn)) == len(drawn) == 800
+    assert _draw(0, "train", 5, 2, 2**40) == [1031369762680, 773552157152]  # a run of an older version can go on
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"format_version": 99}, "format newer than 1; update"), ({"kind": "circus"}, "is no corpus manifest")],
+)
+def test_a_manifest_of_another_kind_or_a_newer_format_is_refused(source, tmp_path, values, says):
+    build(source, tmp_path / "c")
+    path = tmp_path / "c" / "manifest.json"
+    content = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({**content, "sha256": _manifest_hash(content)}))
+    with pytest.raises(UserError, match=says):
+        open_corpus(tmp_path / "c")
+
+
+def test_ids_beyond_sixteen_bits_are_kept(source, tmp_path):
+    Tokenizer.train(["abc " * 50], 258).save(tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    content["added_tokens"][0]["id"] = content["model"]["vocab"]["<|endoftext|>"] = 1 << 16
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    corpus = build(source, tmp_path / "c", tokenizer=tmp_path / "t.json")
+    assert (corpus.manifest.dtype, corpus.tokenizer.end_of_text) == ("uint32", 1 << 16)
+    assert len(documents(corpus, "train")) == corpus.manifest.train.documents
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+def test_there_is_a_document_on_either_side(source, tmp_path, fraction):
+    m = build(source, tmp_path / "c", validation_fraction=fraction).manifest
+    assert sorted((m.train.documents, m.validation.documents)) == [1, 29]
+
+
+def test_a_text_in_two_parts_comes_once(source, tmp_path):
+    (tmp_path / "more").mkdir()
+    for i in range(20, 40):
+        (tmp_path / "more" / f"{i}.py").write_text(f"value_{i} = {i}\nprint('{i}')\n")
+    corpus = build(f"{source}:3,{tmp_path / 'more'}:1", tmp_path / "c")
+    texts = documents(corpus, "train") + documents(corpus, "validation")
+    assert len(texts) == len(set(texts)) and corpus.manifest.duplicates == 11
+
+
+def test_rows_that_no_file_could_hold_are_passed_over(tmp_path):
+    rows = [{"text": "one\n"}, {"text": "a\0b"}, {"text": "\ud800"}, {"text": "two\n"}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    corpus = build(tmp_path / "d.jsonl", tmp_path / "c")
+    assert corpus.manifest.skipped_names == (
+        "d.jsonl:2: not text: NUL characters",
+        "d.jsonl:3: not text: half a surrogate pair",
+    )
+
+
+def test_a_link_to_a_corpus_stays_one(source, tmp_path):
+    build(source, tmp_path / "c")
+    (tmp_path / "link").symlink_to("c")
+    (source / "f00.py").write_text("changed = True\n")
+    corpus = build(source, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and open_corpus(tmp_path / "c").manifest == corpus.manifest
+
+
+def test_a_corpus_of_another_tokenizer_is_not_opened_for_this_one(source, tmp_path):
+    for name, text in (("a", "abc "), ("b", "xyz ")):
+        Tokenizer.train([text * 50], 258).save(tmp_path / f"{name}.json")
+    build(source, tmp_path / "c", tokenizer=tmp_path / "a.json")
+    with pytest.raises(UserError, match="holds a corpus with tokenizer_hash"):
+        build(source, tmp_path / "c", tokenizer=tmp_path / "b.json")
+
+
+# timeout: an endless part that is read first is read for ever
+@pytest.mark.timeout(60)
+def test_the_endless_part_may_be_named_first(source, tmp_path):
+    one, other = (
+        build(mix, tmp_path / f"c{i}") for i, mix in enumerate((f"idioms:3,{source}:1", f"{source}:1,idioms:3"))
+    )
+    assert one.manifest.train.shards == other.manifest.train.shards
+
+
+def test_a_path_with_commas_and_colons_is_one_source(source, tmp_path):
+    source.rename(tmp_path / "a,b:1")
+    assert build(tmp_path / "a,b:1", tmp_path / "c").manifest.parts[0].documents == 30

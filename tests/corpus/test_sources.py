@@ -283,3 +283,15 @@ def test_real_rights_are_respected(tmp_path):
     assert list(read(tmp_path, skips)) == ["a.py"]
     assert skips.count == 2
     (tmp_path / "secret").chmod(0o700)
+
+
+def test_a_mark_in_front_is_no_text_whatever_the_language(tmp_path):
+    (tmp_path / "a.js").write_bytes(b"\xef\xbb\xbflet x\n")
+    (tmp_path / "b.pyi").write_bytes(b"# coding: latin-1\n\xe9: int\n")
+    assert read(f"{tmp_path}#.js.pyi") == {"a.js": "let x\n", "b.pyi": "# coding: latin-1\né: int\n"}
+
+
+def test_rows_behind_the_first_may_lack_the_column(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"text": "one"}\n{"other": 1}\n{"text": "two"}\n')
+    assert list(read(tmp_path / "d.jsonl", skips := Skips()).values()) == ["one", "two"]
+    assert skips.first == ["d.jsonl:2: no text in column 'text'"]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openwork.corpus import Tokenizer
-from openwork.corpus.tokenizer import BYTES_PER_PIECE, PIECES
+from openwork.corpus.tokenizer import BYTES_PER_PIECE, PARALLELISM, PIECES
 from openwork.errors import UserError
 
 TEXT = "def f(self, x):\n    return print('one', \"two\", x[0][1]) + 12345\n\n" * 30
@@ -88,3 +89,27 @@ def test_its_hash_does_not_depend_on_how_the_file_is_laid_out(tokenizer, tmp_pat
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(tokenizer.json), indent=4))
     assert Tokenizer.load(path).hash == tokenizer.hash
+
+
+def test_what_a_file_says_of_cutting_padding_and_marks_is_not_done(tokenizer, tmp_path):
+    from tokenizers import Tokenizer as Library
+    from tokenizers import processors
+
+    library = Library.from_str(tokenizer.json)
+    library.enable_truncation(3)
+    library.enable_padding(length=500)
+    end = ("<|endoftext|>", tokenizer.end_of_text)
+    library.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[end])
+    library.save(str(tmp_path / "t.json"))
+    loaded = Tokenizer.load(tmp_path / "t.json")
+    assert loaded.encode(TEXT) == tokenizer.encode(TEXT)
+    assert loaded.encode_many([TEXT, "x"]) == [tokenizer.encode(TEXT), tokenizer.encode("x")]
+
+
+def test_the_end_of_text_is_shown(tokenizer):
+    assert tokenizer.tokens([tokenizer.end_of_text]) == ["<|endoftext|>"]
+
+
+def test_all_cores_are_used_within_and_nowhere_else(tokenizer):
+    tokenizer.encode_many(["x"])
+    assert os.environ[PARALLELISM] == "false"

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 import openwork
 from openwork.cli import app
 from openwork.errors import UserError
+from openwork.interop.card import about_model, model_card
+from openwork.model import ModelConfig
 from tests.interop.releases import write
 from tests.interop.test_openai_files import CONFIG, write_tokenizer
 
@@ -113,3 +115,16 @@ def test_means_are_not_given_where_none_are_used(release, tmp_path):
     model = openwork.interop.openai.load(release)
     with pytest.raises(UserError, match="with zero ablation the means m.pt are not used"):
         openwork.interop.openai.load_circuit("viz.pt", model, None, means="m.pt", ablation="zero")
+
+
+def test_the_card_tells_sparse_from_dense_and_shows_the_last_numbers(tmp_path):
+    model = openwork.Transformer(ModelConfig(n_layers=2, d_model=16, d_head=4, n_ctx=8, d_vocab=32), seed=1)
+    openwork.save_model(model, tmp_path, about={"corpus": "c" * 64})
+    lines = [{"step": step, "validation_loss": loss} for step, loss in ((1, 5.0), (2, 4.5))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    card = model_card(model, about_model(tmp_path), "")
+    assert "# Dense transformer, 2 layers" in card and f"the corpus with hash `{'c' * 64}`" in card
+    assert "| validation loss, nats per token | 4.5 |" in card
+    for parameter in model.parameters():
+        parameter.data.view(-1)[1:] = 0
+    assert "# Weight-sparse transformer" in model_card(model, {}, "")

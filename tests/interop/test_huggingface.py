@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import openwork
 from openwork.errors import UserError
 from openwork.interop import huggingface
 from openwork.interop.card import about_model
+from openwork.interop.huggingface.export import fast_tokenizer
 from openwork.model import ModelConfig, Transformer, all_sites, mean_activations
 from tests.pruning.planted import PlantedTask
 
@@ -226,3 +228,66 @@ def test_a_last_line_of_metrics_that_a_kill_cut_short_is_passed_over(tmp_path):
     (tmp_path / "config.json").write_text('{"about": {"data": "little files"}}')
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "tokens": 8}\n{"step": 2, "tok')
     assert about_model(tmp_path) == {"data": "little files", "measured": {"tokens": 8}}
+
+
+def test_labels_that_are_masked_do_not_count_and_positions_can_be_given(exported):
+    model, directory = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    tokens = torch.randint(0, 280, (2, 10), generator=torch.Generator().manual_seed(0))
+    labels = tokens.clone()
+    labels[:, :4] = -100
+    loss = torch.nn.functional.cross_entropy(model(tokens)[:, 3:-1].flatten(0, 1), tokens[:, 4:].flatten())
+    torch.testing.assert_close(theirs(tokens, labels=labels).loss, loss)
+    shifted = theirs(tokens, position_ids=torch.arange(3, 13)).logits
+    torch.testing.assert_close(shifted, model.run(tokens, positions=torch.arange(3, 13))[0])
+
+
+def test_an_export_is_for_all_to_read_and_knows_its_end_and_its_length(tiny_corpus, tmp_path):
+    model = random_model(tiny_corpus.tokenizer)
+    directory = huggingface.export(model, tmp_path / "e")
+    assert directory.stat().st_mode & 0o777 == 0o755
+    config = transformers.AutoConfig.from_pretrained(directory)
+    assert {config.bos_token_id, config.eos_token_id, config.pad_token_id} == {model.tokenizer.end_of_text}
+    assert transformers.AutoTokenizer.from_pretrained(directory).model_max_length == 32
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    module = importlib.import_module("openwork.interop.huggingface.export")
+    monkeypatch.setattr(module, "model_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        huggingface.export(random_model(None), tmp_path / "e")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpt2_model_comes_with_its_tokenizer_where_it_fits(tiny_corpus, tmp_path):
+    for size in (280, 20):
+        gpt2(vocab_size=size).save_pretrained(tmp_path / str(size))
+        fast_tokenizer(tiny_corpus.tokenizer, 32).save_pretrained(tmp_path / str(size))
+    text = "x1 = 'one'\n"
+    tokenizer = huggingface.load_gpt2(tmp_path / "280").tokenizer
+    assert tokenizer is not None and tokenizer.encode(text) == tiny_corpus.tokenizer.encode(text)
+    assert huggingface.load_gpt2(tmp_path / "20").tokenizer is None
+
+
+def test_a_gpt2_model_that_is_not_all_there_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    gpt2().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    save_file({name: x for name, x in whole.items() if "h.1.mlp.c_fc" not in name}, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"has missing keys, such as transformer\.h\.1\.mlp\.c_fc"):
+        huggingface.load_gpt2(tmp_path)
+    save_file({name: x * float("nan") if "wpe" in name else x for name, x in whole.items()}, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"has transformer\.wpe\.weight with values that are no finite numbers"):
+        huggingface.load_gpt2(tmp_path)
+    torch.save(whole, tmp_path / "pytorch_model.bin")
+    path.unlink()
+    with pytest.raises(UserError, match="cannot open the GPT-2 model"):
+        huggingface.load_gpt2(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"layer_norm_epsilon": 1e-6}, {"scale_attn_weights": False}])
+def test_a_gpt2_that_computes_otherwise_is_refused(option):
+    with pytest.raises(UserError, match=f"this GPT-2 has {next(iter(option))}"):
+        huggingface.load_gpt2(gpt2(**option))

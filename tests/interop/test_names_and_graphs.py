@@ -240,3 +240,35 @@ def test_a_stream_that_is_no_plain_sum_has_no_attribution_graph(planted, wiring)
     model.tokenizer = Letters()
     with pytest.raises(UserError, match="a residual stream that is a plain sum"):
         attribution.attribution_graph(planted, model, "ab")
+
+
+def test_csv_has_weights_to_the_bit_and_the_graph_says_what_it_is_of(tmp_path):
+    planted = make_planted()
+    third = planted.edges[0]._replace(weight=1 / 3)
+    planted = replace(planted, edges=(third, *planted.edges[1:]), losses={"unpruned": 0.1, "circuit": 0.2})
+    graphs.write_csv(planted, tmp_path / "c.csv", 4)
+    with (tmp_path / "c.csv").open(newline="") as file:
+        assert float(next(csv.DictReader(file))["weight"]) == 1 / 3
+    about = {"task": "planted", "model_hash": planted.model_hash, "ablation": "mean", "target": 0.15, "loss": 0.2}
+    assert graphs.to_networkx(planted, 4).graph == about
+
+
+def test_names_are_those_of_transformerlens():
+    config = ModelConfig(n_layers=2, d_model=8, d_head=4, n_ctx=8, d_vocab=16)
+    kinds = {
+        **{"resid_in": "hook_resid_pre", "resid_mid": "hook_resid_mid"},
+        **{"attn.act_in": "ln1.hook_normalized", "mlp.act_in": "ln2.hook_normalized"},
+        **{"attn.q": "attn.hook_q", "attn.k": "attn.hook_k", "attn.v": "attn.hook_v", "attn.y": "attn.hook_z"},
+        **{"attn.resid_delta": "hook_attn_out", "mlp.resid_delta": "hook_mlp_out", "mlp.post_act": "mlp.hook_post"},
+    }
+    names = {f"{layer}.{ours}": f"blocks.{layer}.{theirs}" for layer in (0, 1) for ours, theirs in kinds.items()}
+    names["final_resid"] = "blocks.1.hook_resid_post"
+    assert {site: transformerlens.hook_name(site, config) for site in all_sites(config)} == names
+
+
+def test_a_layer_ends_where_the_next_begins():
+    model = Transformer(ModelConfig(n_layers=2, d_model=8, d_head=4, n_ctx=8, d_vocab=16), seed=1).eval()
+    tokens = torch.arange(6)[None]
+    cache, acts = transformerlens.cache(model, tokens), model.run(tokens, record=["1.resid_in", "final_resid"])[1]
+    assert torch.equal(cache["blocks.0.hook_resid_post"], acts["1.resid_in"])
+    assert torch.equal(cache["blocks.1.hook_resid_post"], acts["final_resid"])

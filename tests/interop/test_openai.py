@@ -158,3 +158,44 @@ def test_a_tied_matrix_need_be_there_once(tmp_path):
         torch.testing.assert_close(
             openai.load(tmp_path)(tokens).double(), forward({}, state, tokens)[0], atol=1e-4, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("use_tied_aux_matrix", "unembed_rank", "mup", "mup_width_multiplier", "scale_invariance"),
+        *("rtopk", "afrac_approx", "enable_fp8_linear"),
+    ],
+)
+def test_every_key_that_decides_must_be_off(tmp_path, key):
+    write(tmp_path, {key: 1})
+    with pytest.raises(UserError, match=f"has {key} '1'; .*compute something else"):
+        openai.load(tmp_path)
+
+
+def test_heads_share_the_width_where_their_size_is_left_out(tmp_path):
+    state = write(tmp_path, {"n_head": 3})
+    content = json.loads((tmp_path / "beeg_config.json").read_text())
+    (tmp_path / "beeg_config.json").write_text(json.dumps({**content, "d_head": None}))
+    assert openai.load(tmp_path).config.d_head == 4 == len(state["transformer.h.0.attn.c_attn.weight"]) / 9
+
+
+def test_a_size_of_zero_is_named_and_new_names_outweigh_old_ones(tmp_path):
+    write(tmp_path, {"d_mlp": 0}, random_state({}))
+    with pytest.raises(UserError, match="has d_mlp '0'; it must be a whole number from 1"):
+        openai.load(tmp_path)
+    write(tmp_path, {"n_mlp": 99})
+    assert openai.load(tmp_path).config.d_mlp == 10
+
+
+def test_what_older_releases_store_changes_nothing(tmp_path):
+    """One sink for all heads, causal masks, and zeros with a sign."""
+    state = random_state({"sink": True})
+    for layer in range(2):
+        state[f"transformer.h.{layer}.attn.attn_imp.sink_logit"] = torch.tensor([0.5 + layer])
+        state[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 8, 8).tril()
+    state["transformer.h.0.mlp.c_fc.weight"] *= torch.zeros(10, 12) - 0.0
+    write(tmp_path, {"sink": True}, state)
+    model = openai.load(tmp_path)
+    assert [block.attn.sink.tolist() for block in model.blocks] == [[0.5, 0.5], [1.5, 1.5]]
+    assert not model.blocks[0].mlp.up.weight.signbit().any()

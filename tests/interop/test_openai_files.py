@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +21,7 @@ from openwork.interop import openai
 from openwork.interop.openai.tokenizer import PATTERN
 from openwork.model import mean_activations, node_sites
 from openwork.pruning import PruneConfig, edges_between, load_circuit
+from openwork.pruning.calibration import calibrate
 from tests.interop.releases import SMALL, write
 from tests.pruning.planted import PlantedTask
 
@@ -341,3 +344,54 @@ def test_no_such_model_and_no_network_are_one_line(store, tmp_path):
         openai.download("../x", tmp_path / "here", store=store.url)
     with pytest.raises(UserError, match="give a directory that holds the model"):
         openai.download("csp_tiny", tmp_path / "here", store="http://127.0.0.1:9")
+
+
+def test_a_tokenizer_with_an_id_twice_is_refused(tmp_path):
+    encoder = write_tokenizer(tmp_path)
+    (tmp_path / "encoder.json").write_text(json.dumps({**encoder, "def": encoder["de"]}))
+    with pytest.raises(UserError, match="some perhaps twice"):
+        openai.load_tokenizer(tmp_path)
+
+
+def test_a_piece_that_is_a_token_is_one_however_it_is_joined(tmp_path):
+    encoder = write_tokenizer(tmp_path)
+    (tmp_path / "encoder.json").write_text(json.dumps({**encoder, "zzzz": len(encoder)}))
+    assert openai.load_tokenizer(tmp_path).encode("zzzz") == [len(encoder)]
+
+
+def test_losses_are_those_of_model_and_circuit(released, tmp_path):
+    model, content = released
+    torch.save(content, tmp_path / "viz_data.pt")
+    config = replace(PAIRS, target=0.4)
+    circuit = openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=config)
+    pairs, fixed = PlantedTask().pairs("validation", 8), PlantedTask().pairs("train", 8, seed=1_000_000)
+    assert circuit.losses["unpruned"] == pytest.approx(pairs.loss(model(pairs.flat)).item(), abs=1e-6)
+    assert (circuit.scale, circuit.shift) == tuple(map(float, calibrate(fixed.differences(circuit(fixed.flat)))))
+    assert circuit.target == 0.4
+
+
+def test_means_that_are_no_numbers_are_refused_and_zero_ablation_needs_none(released, tmp_path):
+    model, content = released
+    torch.save({**content, "means": model.means}, tmp_path / "viz_data.pt")
+    zero = openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS, ablation="zero")
+    assert not any(values.any() for values in zero.ablation_values.values())
+    means = {**model.means, "0.attn.act_in": torch.full((12,), float("nan"))}
+    torch.save({**content, "means": means}, tmp_path / "viz_data.pt")
+    with pytest.raises(UserError, match="has no 12 finite means for 0.attn.act_in"):
+        openai.load_circuit(tmp_path / "viz_data.pt", model, PlantedTask(), config=PAIRS)
+
+
+def test_a_store_that_sends_files_from_their_beginning_is_taken_at_its_word(store, tmp_path, monkeypatch):
+    source, target = tmp_path / "store" / "models" / "csp_tiny", tmp_path / "here"
+    target.mkdir()
+    (target / "final_model.pt.part").write_bytes(b"x" * 100)
+    module = importlib.import_module("openwork.interop.openai.download")
+    opened = module._open
+    monkeypatch.setattr(module, "_open", lambda url, start: opened(url, 0))
+    openai.download("csp_tiny", target, store=store.url)
+    assert (target / "final_model.pt").read_bytes() == (source / "final_model.pt").read_bytes()
+
+
+def test_a_name_of_dots_is_none(tmp_path):
+    with pytest.raises(UserError, match="neither a directory nor the name"):
+        openai.download("..", tmp_path, store="http://127.0.0.1:9")

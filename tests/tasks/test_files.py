@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tests.tasks.samples import quotes, write
 from openwork import tasks
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
+from openwork.tasks.files import read_entries
 from openwork.tasks.survey import lint_task
 
 
@@ -192,3 +194,55 @@ def test_a_template_with_a_fault_is_named(tmp_path: Path, idioms_tokenizer: Toke
     assert len(faults) == 3
     assert "tokens; they must be as long" in faults[0]
     assert faults[1:] == ["", ""]
+
+
+def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:
+    """A mark in front, empty lines, and a line separator within a text."""
+    lines = [json.dumps({**m, "prompt": f"\u2028{m['prompt']}"}, ensure_ascii=False) for m in quotes(2)]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\ufeff" + "\n\n".join(lines), encoding="utf-8")
+    first, second = read_entries(path)
+    assert (first.where, second.where) == ("lines 1 and 3", "lines 5 and 7")
+    assert first.candidate.prompts[0] == "\u2028get('name"
+
+
+@pytest.mark.parametrize("splits", [("train", None), (None, "train"), ("train", "validation"), (None, None)])
+def test_where_one_line_names_a_split_all_must(splits: tuple[str | None, ...], tmp_path: Path) -> None:
+    members = [{**m, "split": "held_out"} for m in quotes(3)]
+    for m, split in zip(members[2:4], splits, strict=True):
+        m.update({"split": split}) if split else m.pop("split")
+    entries = read_entries(Path(write(tmp_path / "own.jsonl", members)))
+    assert ["name no split or different ones" in entry.fault for entry in entries] == [False, True, False]
+
+
+def test_either_prompt_may_not_come_twice(tmp_path: Path) -> None:
+    again = [member("get('other", "')", '")'), member('get("name', '")', "')")]
+    first, second = read_entries(Path(write(tmp_path / "own.jsonl", [*quotes(1), *again])))
+    assert first.fault == "" and "stands in lines 1 and 2 already" in second.fault
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("DESCRIPTION = 'x'\nFORMS = ()", "is no task; define DESCRIPTION"),
+        (PYTHON.replace('held_out=("assert $verb1(<\'|\\">$text1<?>\\n",)', "held_out=()"), "is no Form with answers"),
+    ],
+)
+def test_a_python_file_without_forms_or_held_out_templates_is_refused(
+    text: str, said: str, tmp_path: Path, idioms_tokenizer: Tokenizer
+) -> None:
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=said):
+        tasks.get(str(tmp_path / "own.py"), idioms_tokenizer)
+
+
+def test_a_python_file_may_not_be_named_as_another_task(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
+    (tmp_path / "class_init.py").write_text(PYTHON)
+    with pytest.raises(UserError, match="rename the file"):
+        tasks.get(str(tmp_path / "class_init.py"), idioms_tokenizer)
+
+
+def test_answers_decide_the_hash(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
+    one = tasks.get(write(tmp_path / "one.jsonl", quotes()), idioms_tokenizer).hash
+    swapped = [{**m, "right": m["wrong"], "wrong": m["right"]} for m in quotes()]
+    assert one != tasks.get(write(tmp_path / "one.jsonl", swapped), idioms_tokenizer).hash

@@ -58,3 +58,20 @@ def test_a_prompt_that_changes_with_what_follows_is_found(linter: Linter) -> Non
     assert isinstance(found, Encoded)
     cut_otherwise = Encoded(found.candidate, ([*found.ids[0][:-1], 0], found.ids[1]), found.answers)
     assert "it must not change" in linter.unstable(cut_otherwise)
+
+
+def test_a_place_decides_in_both_members(idioms_tokenizer: Tokenizer) -> None:
+    (found,) = Linter(idioms_tokenizer)([pair("print('name", 'open("name', deciding=((5, 7), (0, 6)))])
+    assert isinstance(found, str) and "outside the deciding place" in found
+
+
+def test_places_are_of_characters_however_many_bytes(idioms_tokenizer: Tokenizer) -> None:
+    (found,) = Linter(idioms_tokenizer)([pair("ééé = print('name", 'ééé = print("name', deciding=((11, 13), (11, 13)))])
+    assert isinstance(found, Encoded)
+
+
+def test_an_answer_that_changes_with_what_follows_is_found(idioms_tokenizer: Tokenizer) -> None:
+    linter = Linter(idioms_tokenizer)
+    (found,) = linter([GOOD])
+    assert isinstance(found, Encoded)
+    assert "it must not change" in linter.unstable(Encoded(found.candidate, found.ids, (0, found.answers[1])))

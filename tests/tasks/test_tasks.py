@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
@@ -219,3 +220,13 @@ def test_what_the_user_can_mend(idioms_tokenizer: Tokenizer) -> None:
         task.pairs("test", 4)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="at least 1"):
         task.pairs("train", 0)
+
+
+def test_templates_and_words_decide_the_hash(idioms_tokenizer: Tokenizer) -> None:
+    task = tasks.get("class_init", idioms_tokenizer)
+    source = task.source
+    assert isinstance(source, Templates)
+    fewer = replace(source.form, held_out=source.form.held_out[1:])
+    words = replace(source.words["train"], name=source.words["train"].name[1:])
+    for other in (replace(source, form=fewer), replace(source, words={**source.words, "train": words})):
+        assert replace(task, source=other).hash != task.hash

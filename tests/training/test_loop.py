@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,11 +9,12 @@ import torch
 from tests.training.killed_run import config
 
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer
+from openwork.model import ModelConfig, Transformer, mean_activations
 from openwork.models import load_model
-from openwork.sparsity import SparsityConfig
-from openwork.training import TrainConfig, read_metrics, train
-from openwork.training.loop import Diverged, count_bigrams, pick_device
+from openwork.sparsity import SparsityConfig, density_at, learning_rate_at
+from openwork.training import TrainConfig, corpus_means, read_metrics, train
+from openwork.training.loop import MEANS_SEED, Diverged, count_bigrams, pick_device
+from openwork.training.metrics import validation_batches
 
 
 def test_training_learns_and_ends_exactly_sparse(tiny_corpus, tmp_path):
@@ -101,3 +103,70 @@ def test_what_does_not_fit_is_one_clear_line(tiny_corpus, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no GPU"):
             pick_device("cuda")
+
+
+def test_the_last_good_checkpoint_is_the_newest(tiny_corpus, tmp_path, monkeypatch):
+    rms = iter([*[1.0] * 7, float("inf")])
+    monkeypatch.setattr("openwork.sparsity.Adam.gradient_rms", lambda optimizer: next(rms))
+    with pytest.raises(Diverged, match=r"at step 8: .* last good checkpoint is .*step-00000006\.checkpoint"):
+        train(tiny_corpus, config(), tmp_path / "m")
+
+
+def test_a_model_trained_in_fast_mode_follows_its_weights(tiny_corpus, tmp_path):
+    model, tokens = train(tiny_corpus, config("fast"), tmp_path / "m"), tiny_corpus.batch("validation", 0, 2, 7, 0)
+    before = model.run(tokens, record=["0.mlp.resid_delta"])[1]["0.mlp.resid_delta"]
+    with torch.no_grad():
+        model.blocks[0].mlp.down.weight.mul_(2)
+    after = model.run(tokens, record=["0.mlp.resid_delta"])[1]["0.mlp.resid_delta"]
+    assert before.any() and not torch.equal(before, after)
+
+
+def test_means_are_over_training_tokens(tiny_corpus):
+    model = Transformer(config().model)
+    n = 2
+    batches = [tiny_corpus.batch("train", step, 16, 8, MEANS_SEED)[:, :-1] for step in range(n)]
+    expected, found = mean_activations(model, batches), corpus_means(model, tiny_corpus, n * 16 * 8)
+    assert all(torch.equal(found[site], mean) for site, mean in expected.items())
+
+
+def test_schedules_and_tokens_are_those_of_the_step(tiny_corpus, tmp_path):
+    wanted = replace(config(), sparsity=SparsityConfig(density=1 / 8, anneal_start=0.1, anneal_end=0.9, floor=2))
+    train(tiny_corpus, wanted, tmp_path / "m")
+    for step, line in enumerate(read_metrics(tmp_path / "m")):
+        density = density_at(step / 12, wanted.sparsity)
+        assert (line["step"], line["tokens"], line["density"]) == (step + 1, 32 * (step + 1), density)
+        rate = learning_rate_at(step / 12, wanted.learning_rate, wanted.warmup, density, wanted.sparsity)
+        assert line["learning_rate"] == rate
+
+
+def test_no_token_that_was_asked_for_is_left_out():
+    assert replace(config(), tokens=1).n_steps == 1 and replace(config(), tokens=33).n_steps == 2
+
+
+def test_the_last_step_is_validated_and_saved(tiny_corpus, tmp_path):
+    train(tiny_corpus, replace(config(), tokens=5 * 32), tmp_path / "m")
+    assert [line["step"] for line in read_metrics(tmp_path / "m") if "validation_loss" in line] == [4, 5]
+    assert (tmp_path / "m" / "checkpoints" / "step-00000005.checkpoint").exists()
+
+
+@pytest.mark.parametrize(("density", "kind"), [(1 / 8, "Weight-sparse"), (1, "Dense")])
+def test_the_card_says_what_kind_of_model_it_is(tiny_corpus, tmp_path, density, kind):
+    wanted = replace(config(), sparsity=replace(config().sparsity, density=density), tokens=64)
+    model = train(tiny_corpus, wanted, tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith(f"# {kind} transformer, 1 layers, d_model 16\n")
+    last = read_metrics(tmp_path / "m")[-1]
+    assert f"| dead neurons | {last['dead_neurons']} of {model.config.d_mlp} |" in card
+    assert f"| dead q/k channels | {last['dead_qk_channels']} of 16 |" in card
+
+
+def test_validation_batches_hold_what_was_asked_for_or_all_there_is(tiny_corpus):
+    there = len(tiny_corpus.validation)
+    for asked, batches in ((1, 1), (96, 3), (10**9, there // 32)):
+        assert len(validation_batches(tiny_corpus, asked, 8, 4, "cpu")) == batches
+
+
+def test_a_model_names_the_corpus_that_it_learnt(tiny_corpus, tmp_path):
+    train(tiny_corpus, replace(config(), tokens=64), tmp_path / "m")
+    about = json.loads((tmp_path / "m" / "config.json").read_text())["about"]
+    assert (about["corpus"], about["data"]) == (tiny_corpus.manifest.hash, tiny_corpus.manifest.source)

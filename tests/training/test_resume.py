@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tests.training.killed_run import config
 
-from openwork.corpus import Corpus
+from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.models import load_model
 from openwork.training import read_metrics, train
@@ -108,3 +109,50 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, t
         path.write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="no checkpoint in .* is whole"):
         train(tiny_corpus, config(), out)
+
+
+def test_the_newest_two_checkpoints_are_kept(tiny_corpus, tmp_path):
+    train(tiny_corpus, config(), tmp_path / "m")
+    names = sorted(path.name for path in (tmp_path / "m" / "checkpoints").iterdir())
+    assert names == ["step-00000009.checkpoint", "step-00000012.checkpoint"]
+
+
+def test_a_run_does_not_go_on_with_another_corpus(tiny_corpus, tmp_path):
+    (tmp_path / "s").mkdir()
+    for i in range(40):
+        (tmp_path / "s" / f"{i}.py").write_text(f"other_{i} = {i}\n" * 20)
+    other = build_corpus(str(tmp_path / "s"), tmp_path / "c", d_vocab=280)
+    train(tiny_corpus, config(), tmp_path / "m")
+    with pytest.raises(UserError, match=f"made with corpus '{tiny_corpus.manifest.hash}', now"):
+        train(other, config(), tmp_path / "m")
+
+
+def test_sigterm_stops_too_and_handlers_are_then_as_they_were(tiny_corpus, tmp_path):
+    def own(number, frame):
+        pass
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, own) for number in numbers]
+    try:
+        with pytest.raises(Interrupted, match="stopped after step 2"):
+            train(tiny_corpus, config(), tmp_path / "m", lambda line: line["step"] == 2 and signal.raise_signal(15))
+        assert [signal.getsignal(number) for number in numbers] == [own, own]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tiny_corpus, tmp_path):
+    def twice(line):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_corpus, config(), tmp_path / "m", twice)
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(tiny_corpus, tmp_path):
+    thread = threading.Thread(target=train, args=(tiny_corpus, config(), tmp_path / "m"))
+    thread.start()
+    thread.join()
+    assert load_model(tmp_path / "m").means
