@@ -63,6 +63,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_corpus, tmp_path, unstopped, p
     assert run_once("exact", tiny_corpus.path, out, point, n) == -signal.SIGKILL
     assert run_once("exact", tiny_corpus.path, out, "none", 0) == 0
     assert_same_run(out, unstopped["exact"])
+    assert all(path.suffix == ".checkpoint" for path in (out / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
@@ -100,10 +101,18 @@ def test_other_settings_or_another_corpus_are_refused(tiny_corpus, unstopped):
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, tmp_path, unstopped, caplog):
     out = tmp_path / "model"
     train(tiny_corpus, config(), out)
-    newest = sorted((out / "checkpoints").iterdir())[-1]
+    before, newest = sorted((out / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-100])
-    train(tiny_corpus, config(), out)
+    with pytest.raises(Interrupted):
+        train(tiny_corpus, config(), out, lambda line: signal.raise_signal(signal.SIGINT))
     assert newest.name in caplog.text
+    saved = "step-00000010.checkpoint"
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        before.name,
+        saved,
+        newest.stem + ".damaged",
+    ]
+    train(tiny_corpus, config(), out)
     assert_same_run(out, unstopped["exact"])
     for path in (out / "checkpoints").iterdir():
         path.write_bytes(b"x" * 100)

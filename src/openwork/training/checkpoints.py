@@ -1,8 +1,8 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
 The data of a step is a function of its number and every random draw has its own seed, so the state is the step, the
-weights and what the optimiser remembers. Two checkpoints are kept; a damaged newest one is named and the older one is
-used.
+weights and what the optimiser remembers. Two checkpoints are kept; a damaged newest one is named and set aside, and the
+older one is used.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ def save_checkpoint(directory: Path, step: int, model: nn.Module, optimizer: Ada
 def resume(directory: Path, model: nn.Module, optimizer: Adam, about: Mapping[str, Any]) -> int:
     """Put the newest whole checkpoint of `directory` into `model` and `optimizer`; returns its step, else 0.
 
+    Damaged ones, newer than that, get a name of their own, so that they are not among those that are kept; what a
+    killed run had half written is deleted.
+
     Raises:
         UserError: the run there was made with another config or corpus, or no checkpoint of several is whole.
     """
+    for unfinished in directory.glob(".step-*.part"):
+        unfinished.unlink()
     paths = sorted(directory.glob("step-*.checkpoint"), reverse=True)
-    for path in paths:
+    for n_damaged, path in enumerate(paths):
         try:
             tensors, header = load_tensors(path, "checkpoint")
         except UserError as error:
@@ -49,6 +54,8 @@ def resume(directory: Path, model: nn.Module, optimizer: Adam, about: Mapping[st
         _check_same(path, about, header)
         model.load_state_dict(_named("model.", tensors))
         optimizer.load_state(_named("adam.", tensors), header["step"])
+        for damaged in paths[:n_damaged]:
+            damaged.rename(damaged.with_suffix(".damaged"))
         return header["step"]
     if paths:
         raise UserError(f"no checkpoint in {directory} is whole; delete the directory to start again")
