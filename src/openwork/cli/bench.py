@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -82,10 +82,16 @@ def bench_kernels_command(
 
     rows = bench_kernels(tokens, rounds)
     numbers = {"tokens": tokens, "kernels": rows, "crossovers": crossovers(rows)}
-    print_rows("times faster than dense", [{"twin forward": "", **row} for row in rows])
-    print_rows("wins from this density on", numbers["crossovers"])
+    print_rows("times faster than dense", [in_short({**row, "twin": row.get("twin", "")}, "density") for row in rows])
+    print_rows("wins from this density on", [in_short(row, "exact", "fast") for row in numbers["crossovers"]])
     print(json.dumps(numbers))
     write_json(json_file, numbers)
+
+
+def in_short(row: dict[str, Any], *densities: str) -> dict[str, Any]:
+    """The row for 80 characters: densities as fractions (0 stays), other numbers with two decimals."""
+    short = {name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()}
+    return short | {name: f"1/{round(1 / row[name])}" for name in densities if row[name]}
 
 
 @bench.command("topk")
