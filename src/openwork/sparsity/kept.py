@@ -12,9 +12,10 @@ Every `refresh_every` steps the gradient g (of RMS 1) is dense. Then
   its gradient had been zero before, and v = g^2, as if it had always been as large.
 
 Zeros that come back on the gradient of one batch drive out weights that are needed, however often one refreshes
-(docs/log.md, "What fast mode forgot"). All vectors, matrices whose density still falls, those of which more than
-`KEPT_BELOW` stays non-zero, and the embedding are trained by the exact method: a batch has gradients for the
-embeddings of its own tokens alone, so that a refresh would look past the zeros of most tokens.
+(docs/log.md, "What fast mode forgot"). As long as the density of any of these matrices falls, all are trained by the
+exact method, bit by bit. Always by it are trained vectors, matrices of which more than `KEPT_BELOW` stays non-zero, and
+the embedding: a batch has gradients for the embeddings of its own tokens alone, so that a refresh would look past the
+zeros of most tokens.
 
 The RMS that the gradient is divided by is meant over all weights. Between refreshes it is estimated as
 sqrt(ratio / n * square), where `square` sums the gradient's squares over kept weights and what is trained by the exact
@@ -56,7 +57,7 @@ class KeptAdam(Adam):
         super().__init__(named, config)
         matrices = (quota for quota in final if quota.parameter.dim() == 2 and quota.name != "embed.weight")
         self.final = {q.name: q.k for q in matrices if q.k <= KEPT_BELOW * q.parameter.numel()}
-        """How many weights a matrix keeps from when on it is in fast mode."""
+        """How many weights a matrix keeps in fast mode, which begins when none of these has more."""
         self.refresh_every, self.refreshing, self.ratio = refresh_every, True, 1.0
         by_weight = {layer.weight: layer for layer in layers}
         self.layers = {name: by_weight[p] for name, p in self.parameters.items() if p in by_weight}
@@ -136,7 +137,7 @@ class KeptAdam(Adam):
         self.places = {
             name: state[f"watched.{name}"].to(device) for name in self.parameters if f"watched.{name}" in state
         }
-        if not self.places.keys() <= self.final.keys():
+        if self.places and self.places.keys() != self.final.keys():
             raise UserError("the checkpoint is of an earlier fast mode; train into another directory")
         weights = {}
         for (name, places), is_kept in zip(self.places.items(), self._split(self.is_kept), strict=True):
@@ -149,16 +150,18 @@ class KeptAdam(Adam):
         """Every weight has taken its step: choose what is kept and what is watched until the next refresh."""
         self._write_back()
         project_(plan)
-        moments = dict(zip(self.places, self._split(torch.stack([self.exp_avg, self.exp_avg_sq])), strict=True))
         quotas, before, seen = {quota.name: quota for quota in plan}, self.places, 0.0
+        if any(name not in quotas or quotas[name].k > k for name, k in self.final.items()):
+            return
+        moments = dict(zip(self.places, self._split(torch.stack([self.exp_avg, self.exp_avg_sq])), strict=True))
         weights: dict[str, tuple[SparseWeight, SparseWeight]] = {}
         is_kept, moments_of_watched = [], []
         for name, parameter in self.parameters.items():
-            gradient, quota = parameter.grad, quotas.get(name)
-            if quota is None or quota.k > self.final.get(name, 0):
+            gradient = parameter.grad
+            if name not in self.final:
                 seen += 0.0 if gradient is None else norm([gradient]) ** 2
                 continue
-            kept, n = compress(parameter), WATCHED * quota.k
+            kept, n = compress(parameter), WATCHED * quotas[name].k
             seen += 0.0 if gradient is None else norm([gradient.view(-1)[kept.flat]]) ** 2
             dense = self.moments.pop(name, None)
             if dense is None:
