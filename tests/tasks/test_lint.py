@@ -75,3 +75,10 @@ def test_an_answer_that_changes_with_what_follows_is_found(idioms_tokenizer: Tok
     (found,) = linter([GOOD])
     assert isinstance(found, Encoded)
     assert "it must not change" in linter.unstable(Encoded(found.candidate, found.ids, (0, found.answers[1])))
+
+
+def test_each_member_has_its_own_places_behind_tokens_of_unequal_length(idioms_tokenizer: Tokenizer) -> None:
+    a, b = "print = print('name", "open = open('name"
+    spans = ((0, 5), (8, 13)), ((0, 4), (6, 7))
+    (found,) = Linter(idioms_tokenizer)([Candidate((a, b), ("')", '")'), ("\n", "\n"), spans)])
+    assert isinstance(found, Encoded)
