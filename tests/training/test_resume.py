@@ -98,6 +98,17 @@ def test_other_settings_or_another_corpus_are_refused(tiny_corpus, unstopped):
         train(tiny_corpus, replace(config(), learning_rate=0.03), unstopped["exact"])
 
 
+def test_a_second_run_does_not_write_where_one_goes_on(tiny_corpus, tmp_path, unstopped):
+    def begin_another(line):
+        if line["step"] == 5:
+            with pytest.raises(UserError, match="another run writes to .*checkpoints"):
+                train(tiny_corpus, config(), tmp_path / "m")
+
+    train(tiny_corpus, config(), tmp_path / "m", begin_another)
+    assert_same_run(tmp_path / "m", unstopped["exact"])
+    train(tiny_corpus, config(), tmp_path / "m")
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, tmp_path, unstopped, caplog):
     out = tmp_path / "model"
     train(tiny_corpus, config(), out)

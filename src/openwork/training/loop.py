@@ -40,7 +40,7 @@ from openwork.sparsity import (
     use_sparse_layers,
 )
 from openwork.training.card import write_card
-from openwork.training.checkpoints import resume, save_checkpoint
+from openwork.training.checkpoints import only_run, resume, save_checkpoint
 from openwork.training.gradient import Gradient
 from openwork.training.metrics import (
     MetricsLog,
@@ -135,7 +135,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     `report` gets what each step measured. Ctrl-C and SIGTERM end the run cleanly after the step, with a checkpoint.
 
     Raises:
-        UserError: corpus and config do not fit, or `out` holds a run with other settings.
+        UserError: corpus and config do not fit, `out` holds a run with other settings, or another run writes there.
         Diverged: the loss or the gradient is not finite.
         Interrupted: the run was asked to stop.
     """
@@ -151,30 +151,34 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
     optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision)
     about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
-    start = resume(out / "checkpoints", model, optimizer, about)
-    if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
-        raise UserError(f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}")
-    fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
+    with only_run(out / "checkpoints"):
+        start = resume(out / "checkpoints", model, optimizer, about)
+        if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
+            raise UserError(
+                f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}"
+            )
+        fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
 
-    with MetricsLog(out, start) as metrics, _stop_request() as stopping:
-        for step in range(start, config.n_steps):
-            began = time.perf_counter()
-            batch = corpus.batch("train", step, config.batch_size, config.model.n_ctx, config.seed).to(device)
-            line = train_step(gradient, optimizer, batch, step, config)
-            if not math.isfinite(line["loss"] + line["gradient_rms"]):
-                raise Diverged(_what_diverged(model, batch, step, out / "checkpoints"))
-            line["tokens_per_second"] = config.tokens_per_step / (time.perf_counter() - began)
+        with MetricsLog(out, start) as metrics, _stop_request() as stopping:
+            for step in range(start, config.n_steps):
+                began = time.perf_counter()
+                batch = corpus.batch("train", step, config.batch_size, config.model.n_ctx, config.seed).to(device)
+                line = train_step(gradient, optimizer, batch, step, config)
+                if not math.isfinite(line["loss"] + line["gradient_rms"]):
+                    raise Diverged(_what_diverged(model, batch, step, out / "checkpoints"))
+                line["tokens_per_second"] = config.tokens_per_step / (time.perf_counter() - began)
 
-            done = step + 1
-            last = done == config.n_steps
-            if last or done % config.validate_every == 0:
-                line |= _validate(model, fixed)
-            metrics.write(done, line)
-            report({"step": done, "n_steps": config.n_steps, **line})
-            if last or stopping() or done % config.checkpoint_every == 0:
-                save_checkpoint(out / "checkpoints", done, model, optimizer, about)
-            if stopping() and not last:
-                raise Interrupted(f"stopped after step {done} of {config.n_steps}; the same command goes on from there")
+                done = step + 1
+                last = done == config.n_steps
+                if last or done % config.validate_every == 0:
+                    line |= _validate(model, fixed)
+                metrics.write(done, line)
+                report({"step": done, "n_steps": config.n_steps, **line})
+                if last or stopping() or done % config.checkpoint_every == 0:
+                    save_checkpoint(out / "checkpoints", done, model, optimizer, about)
+                if stopping() and not last:
+                    where = f"stopped after step {done} of {config.n_steps}"
+                    raise Interrupted(f"{where}; the same command goes on from there")
     optimizer.settle()
     plot_run(out)
     model.means = corpus_means(model, corpus)
