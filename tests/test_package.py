@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from types import FunctionType
 
@@ -30,6 +33,24 @@ def test_all_is_sorted_and_true():
 
 def test_it_is_typed():
     assert files("openwork").joinpath("py.typed").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP")
+@pytest.mark.parametrize(
+    ("settings", "spin"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "30000000000"),
+    ],
+)
+def test_threads_that_wait_give_way_unless_the_user_wants_otherwise(settings, spin):
+    rest = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", "import openwork"]
+    told = subprocess.run(
+        command, env={**rest, "OMP_DISPLAY_ENV": "verbose", **settings}, capture_output=True, text=True, check=True
+    ).stderr
+    assert f"GOMP_SPINCOUNT = '{spin}'" in told
 
 
 @pytest.mark.parametrize("name", [name for name, _ in commands(GROUP)])

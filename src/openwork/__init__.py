@@ -6,6 +6,12 @@ circuit = openwork.prune(model, task)
 card = openwork.verify(circuit, task)
 """
 
+import os
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Before PyTorch loads OpenMP: threads that wait for each other soon give way to other processes (docs/speed.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 from openwork import interop, models, tasks
 from openwork.artifacts import Card, Circuit, load_card
 from openwork.corpus import build_corpus, open_corpus
