@@ -15,6 +15,7 @@ from openwork.corpus.idioms import documents
 from openwork.corpus.idioms.words import NOUNS, VERBS
 from openwork.errors import UserError
 from openwork.tasks import SPLITS, Form, Split, Task
+from openwork.tasks.fit import fit
 from openwork.tasks.sources import Templates
 from openwork.tasks.templates import draw, words_of
 
@@ -206,6 +207,14 @@ def test_an_unfit_tokenizer_is_refused_with_the_reason(name: str, poor_tokenizer
         poor_tokenizer = Tokenizer.train(["while while True: "], 270)
     with pytest.raises(UserError, match=rf"task {name}.*(tokens|single).*use another task"):
         tasks.get(name, poor_tokenizer)
+
+
+def test_where_no_form_suits_the_first_says_why(idioms_tokenizer: Tokenizer) -> None:
+    def of(right: str, wrong: str) -> Form:
+        return Form((right, wrong), ("$name1 = <'|\">$text1<?>\n",), ("print(<'|\">$text1<?>)\n",))
+
+    with pytest.raises(UserError, match="the answer 'zebraq' is . tokens"):
+        fit("mine", "of two forms", (of("zebraq", "yakqq"), of("walrusq", "vicunaq")), idioms_tokenizer)
 
 
 def test_what_the_user_can_mend(idioms_tokenizer: Tokenizer) -> None:
