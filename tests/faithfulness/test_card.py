@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from openwork.artifacts import Circuit, load_card
 from openwork.errors import UserError
-from openwork.faithfulness import random_circuits, verify
+from openwork.faithfulness import checks, random_circuits, verify
 from openwork.pruning import PruneConfig, ablation_values, edges_between, prune
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Pairs
@@ -111,6 +113,55 @@ def test_every_number_of_the_card_by_its_definition(circuit):
     assert len({f"{numbers[0]:.2f}" for numbers in want.values()}) == 5  # none can stand for another
     for check in card.checks:
         assert [check.value, *check.detail["random"]] == pytest.approx(want[check.name], abs=1e-4), check.name
+
+
+def stand_in(value: float) -> Any:
+    """Of a run, that which a check decides by."""
+    pairs = SimpleNamespace(flat=None, at_answer=lambda logits: torch.zeros(1, 2))
+    model = SimpleNamespace(run=lambda tokens: (None, {}))
+    circuit = SimpleNamespace(model=model, ablation="mean", target=0.15, value=value)
+    return SimpleNamespace(circuit=circuit, pairs=pairs, loss=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "random", "passes"),
+    [
+        (0.15, [0.9, 0.5, 0.6], True),
+        (0.151, [0.9, 0.5, 0.6], False),
+        (0.0, [0.9, 0.49, 0.6], False),  # one control that does the task is enough
+    ],
+)
+def test_a_circuit_is_sufficient_where_it_does_the_task_and_no_control_does(value, random, passes, monkeypatch):
+    check = checks.sufficiency(stand_in(value), [stand_in(loss) for loss in random])
+    assert (check.passed, check.value, check.control) == (passes, value, min(random))
+    assert check.threshold == "<= 0.15, random >= 0.5"
+    monkeypatch.setattr(checks, "run", lambda circuit, pairs: stand_in(circuit.value))
+    check = checks.held_out(stand_in(value + 0.1), [stand_in(loss) for loss in random], stand_in(0).pairs)
+    assert (check.passed, check.threshold) == (passes, "<= 0.25, random >= 0.5")
+
+
+@pytest.mark.parametrize(
+    ("value", "random", "passes"),
+    [
+        (0.5, [0.1, 0.9, 0.49], True),  # one control may hit a node of the circuit
+        (0.49, [0.1, 0.1, 0.1], False),
+        (0.9, [0.1, 0.9, 0.5], False),
+    ],
+)
+def test_a_circuit_is_necessary_where_the_task_breaks_and_mostly_does_not_without_controls(
+    value, random, passes, monkeypatch
+):
+    monkeypatch.setattr(checks, "loss_without", lambda circuit, pairs: circuit.value)
+    check = checks.necessity(stand_in(value), [stand_in(loss) for loss in random])
+    assert (check.passed, check.value, check.control) == (passes, value, sorted(random)[1])
+    assert check.detail["random_worst"] == max(random)
+
+
+@pytest.mark.parametrize(("value", "passes"), [(0.29, True), (0.3, False), (0.31, False)])
+def test_a_circuit_is_near_the_model_where_it_is_nearer_than_every_control(value, passes, monkeypatch):
+    monkeypatch.setattr(checks, "_kl", lambda full, one: one.loss)
+    check = checks.divergence(stand_in(value), [stand_in(loss) for loss in (0.9, 0.3, 0.6)])
+    assert (check.passed, check.value, check.control) == (passes, value, 0.3)
 
 
 def test_random_circuits_have_the_size_of_the_circuit_at_every_site(circuit):

@@ -47,6 +47,16 @@ def test_a_task_whose_target_was_missed_is_named_and_in_no_mean():
     assert not {"missed", "failed"} & {*by_hand().rows()[0], *by_hand().means()[0]}  # no column in which nothing stands
 
 
+def test_one_model_that_missed_is_enough_and_no_edge_counts_as_one():
+    def found(side, task, edges, reached=True):
+        return Found(side, task, 0, reached, 0.1, 4, edges)
+
+    every = [found("sparse", "a", 0), found("dense", "a", 7), found("sparse", "b", 3), found("dense", "b", 9, False)]
+    compared = Comparison(0.15, {"a": (0.1, 0.1), "b": (0.1, 0.1)}, tuple(every))
+    assert compared.failed(0) == ("b",)
+    assert compared.mean("sparse", "edges", 0) == 1 and compared.ratio("edges", 0) == pytest.approx(7)
+
+
 def test_the_figure_is_drawn(tmp_path):
     draw_comparison(by_hand(reached=False), tmp_path / "new" / "figure.png")
     assert (tmp_path / "new" / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
