@@ -93,6 +93,17 @@ def test_circuits_of_another_target_are_refused(planted, tmp_path):
         compare(*models, tmp_path, names=["one"], config=other)
 
 
+def test_circuits_of_another_task_are_refused(planted, tmp_path, monkeypatch):
+    class Other(PlantedTask):
+        hash = "f" * 64
+
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    compare(*models, tmp_path, names=["one"], config=QUICK)
+    monkeypatch.setattr(MODULE.tasks, "get", lambda name, tokenizer: Other("mlp"))
+    with pytest.raises(UserError, match=r"one-0\.circuit has the task .*, not ffff"):
+        compare(*models, tmp_path, names=["one"], config=QUICK)
+
+
 def test_circuits_of_another_search_are_refused(planted, tmp_path):
     models = planted_model("mlp", decoys=False), planted_model("mlp")
     compare(*models, tmp_path, names=["one"], config=QUICK)
