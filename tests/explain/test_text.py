@@ -49,6 +49,26 @@ def test_a_node_that_never_moves_responds_to_nothing():
     assert found.constant and found.resting == 2.0 and found.selectivity == 0 and not found.strongest
 
 
+def test_what_differs_by_rounding_alone_is_no_response():
+    tokens, values = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([2.0, 2.0, 2.0, 2.000001, 2.0])
+    found = responses(tokens, values)
+    assert found.constant and found.active == 0 and not found.strongest
+    values[4] = 5.0
+    assert responses(tokens, values).active == 1 / 5
+
+
+def test_the_numbers_of_the_whole_by_their_definitions():
+    circuit, model = planted_circuit("head")
+    circuit = replace(circuit, shift=100.0)  # so that A is always answered
+    seen, pairs = see(circuit, model, Posed()), Posed().pairs("validation", circuit.n_pairs)
+    differences = 1.5 * pairs.differences(circuit(pairs.flat)) + 100
+    assert seen.difference == pytest.approx(differences.mean(0).tolist(), rel=1e-5)
+    assert seen.accuracy == 0.5
+    assert seen.model_difference == pytest.approx(pairs.differences(model(pairs.flat)).mean(0).tolist(), abs=1e-5)
+    assert seen.model_difference != pytest.approx(pairs.differences(circuit(pairs.flat)).mean(0).tolist(), abs=1e-2)
+    assert seen.mean_length == pytest.approx(float((pairs.last + 1).float().mean()))
+
+
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)
 def test_the_answer_is_the_sum_of_its_parts(wiring):
     circuit, model = random_circuit(wiring)
