@@ -69,6 +69,23 @@ def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
 
 
+def test_a_search_sees_training_pairs_alone_and_every_seed_its_own(model):
+    asked: list[tuple[str, int, int]] = []
+
+    class Watched(PlantedTask):
+        def pairs(self, split, n, seed=0):
+            asked.append((split, n, seed))
+            return super().pairs(split, n, seed)
+
+    of_seed = {}
+    for seed in (0, 1):
+        asked.clear()
+        prune(model, Watched(), seed=seed, config=replace(QUICK, validation_pairs=77))
+        assert {call for call in asked if call[0] != "train"} == {("validation", 77, 0)}  # for the loss that is stated
+        of_seed[seed] = {call[2] for call in asked if call[0] == "train"}
+    assert len(of_seed[0]) > 2 and not of_seed[0] & of_seed[1]
+
+
 def test_a_target_that_nothing_at_all_meets_gives_an_empty_circuit(model):
     circuit = prune(model, PlantedTask(), config=replace(QUICK, target=10.0))
     assert circuit.reached and not circuit.edges and not circuit.nodes
