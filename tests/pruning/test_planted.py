@@ -13,7 +13,7 @@ from openwork.errors import UserError
 from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
 from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.halving import learn_edges, learn_nodes
-from openwork.pruning.problem import Problem, ablation_values
+from openwork.pruning.problem import Problem, ablation_values, frozen
 from openwork.pruning.search import shortlist
 
 QUICK = PruneConfig(steps=60, k_coefs=(1e-3, 1e-2), pairs=16, fixed_pairs=64, validation_pairs=64)
@@ -210,6 +210,39 @@ def test_a_looser_target_never_needs_more(model):
     circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1], config=QUICK)
     assert [circuit.target for circuit in circuits] == [0.1, 0.3]
     assert len(circuits[0].edges) >= len(circuits[1].edges)
+
+
+def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larger(model, monkeypatch):
+    every = prune(model, PlantedTask(), config=QUICK)
+    fewer = replace(every, edges=every.edges[:-1])
+
+    def larger_for_looser(*_, config, **__):
+        return replace(fewer if config.target < 0.2 else every, target=config.target, losses={"circuit": 0.05})
+
+    monkeypatch.setattr("openwork.pruning.curve.prune", larger_for_looser)
+    circuits = prune_to_targets(model, PlantedTask(), [0.1, 0.3], config=QUICK)
+    assert [(circuit.target, circuit.edges) for circuit in circuits] == [(0.1, fewer.edges), (0.3, fewer.edges)]
+
+
+def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model):
+    circuit = prune(model, PlantedTask(), config=QUICK)
+    assert circuit.n_possible_edges == count_possible_edges(model)
+    assert circuit.n_possible_nodes == sum(len(values) for values in circuit.ablation_values.values() if len(values))
+
+
+def test_a_search_leaves_what_had_gradients_and_what_had_none_as_it_was():
+    model = planted_model()
+    first, *others = model.parameters()
+    first.requires_grad_(False)
+    with frozen(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not first.requires_grad and all(parameter.requires_grad for parameter in others)
+
+
+def test_a_baseline_says_where_even_all_nodes_miss_the_target(model):
+    rows = baselines(model, PlantedTask(), config=replace(QUICK, target=1e-9))
+    assert not any(row["reached"] for row in rows)
+    assert all(row["loss"] > 1e-9 for row in rows)
 
 
 def test_baselines_need_more_than_the_search(model):
