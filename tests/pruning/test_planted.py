@@ -251,3 +251,4 @@ def test_baselines_need_more_than_the_search(model):
     circuit = prune(model, PlantedTask(), config=QUICK)
     assert all(row["reached"] and row["loss"] <= QUICK.target for row in rows.values())
     assert rows["random"]["edges"] > len(circuit.edges) <= rows["attribution"]["edges"]
+    assert rows["attribution"]["nodes"] < rows["magnitude"]["nodes"] < rows["random"]["nodes"]  # the best come first
