@@ -40,7 +40,7 @@ def main() -> None:
                 for spin in options.spins:
                     environment = {**os.environ, "GOMP_SPINCOUNT": spin}
                     command = [sys.executable, __file__, "--measure", shape]
-                    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                     speed.setdefault((shape, spin), []).append(float(done.stdout))
                 told = ", ".join(f"{spin}: {speed[shape, spin][-1]:,.0f}" for spin in options.spins)
                 print(f"round {number}, {shape}: {told}", flush=True)
@@ -53,8 +53,9 @@ def main() -> None:
 
 @contextmanager
 def busy_processes(n: int) -> Iterator[None]:
-    """Within, `n` other processes, each in a session of its own, take all the time that they get."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(n)]
+    """Within, `n` other processes, each in a session of its own, take all the time that they get, and end with this."""
+    forever = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", forever], start_new_session=True) for _ in range(n)]
     try:
         yield
     finally:
