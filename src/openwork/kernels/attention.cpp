@@ -63,7 +63,6 @@ inline void gather(const float *x, const Shape &s, int64_t t, int64_t here, floa
 inline void exponentiate(float *p, int64_t keys, Vec most, float sink, float &top, float &total) {
     const float m = largest(most);
     top = m > sink ? m : sink;
-    if (top == -__builtin_inff()) top = 0.0f;
     Vec of_keys = {};
     for (int64_t j = 0; j < keys; j += LANES) {
         const Vec e = exponential(load(p + j) - top);
@@ -159,20 +158,14 @@ template <int D>
 inline void weigh_again(const float *rows, const float *dy_rows, const float *k_lanes, const float *v_lanes,
                         const Shape &s, int64_t t, int64_t here, const float *lse, const float *delta, float *p,
                         float *ds) {
-    Vec index;
-    for (int i = 0; i < LANES; i++) index[i] = float(i);
     for (int64_t j = 0; j < t + here; j += LANES) {
         Vec scores[QUERIES], dp[QUERIES];
         dots<D>(rows, D, k_lanes, s.padded, j, scores);
         dots<D>(dy_rows, D, v_lanes, s.padded, j, dp);
         for (int i = 0; i < QUERIES; i++) {
-            Vec share = exponential(scores[i] * s.scale - lse[i]), change = share * (dp[i] - delta[i]) * s.scale;
-            if (j + LANES > t + i) {
-                const IntVec later = index + float(j) > float(t + i);
-                share = choose(later, Vec{}, share), change = choose(later, Vec{}, change);
-            }
+            const Vec share = exponential(scores[i] * s.scale - lse[i]);
             store(p + i * s.padded + j, share);
-            store(ds + i * s.padded + j, change);
+            store(ds + i * s.padded + j, share * (dp[i] - delta[i]) * s.scale);
         }
     }
 }

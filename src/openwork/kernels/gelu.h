@@ -23,9 +23,7 @@ inline Normal normal(Vec x) {
     return {choose(x < 0.0f, tail, 1.0f - tail), bell * 0.39894228f};
 }
 
-[[maybe_unused]] inline Vec gelu_of(Vec x, Normal p) {
-    return choose(x < -1e18f, x * 0.0f, x * p.distribution);  // -inf gives NaN, as in PyTorch
-}
+[[maybe_unused]] inline Vec gelu_of(Vec x, Normal p) { return x * p.distribution; }
 
 [[maybe_unused]] inline Vec gelu_slope(Vec x, Normal p) { return p.distribution + x * p.density; }
 
