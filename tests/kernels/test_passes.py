@@ -140,6 +140,19 @@ def test_cross_entropy(name, rows, d):
 
 
 @compiled
+@pytest.mark.parametrize("at", [-1000.0, 1000.0])
+@pytest.mark.parametrize("largest", [0, 20])
+def test_cross_entropy_of_logits_far_from_zero(name, at, largest):
+    logits, targets = random(3, 21) * 5 + at, torch.tensor([1, 20, 0])
+    logits[1, largest] += 300
+    with engine(name):
+        (dlogits,) = torch.autograd.grad(loss := cross_entropy(logits.requires_grad_(), targets), logits)
+    want = F.cross_entropy(logits.double(), targets)
+    torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(dlogits, torch.autograd.grad(want, logits)[0], rtol=1e-3, atol=1e-5)
+
+
+@compiled
 def test_cross_entropy_of_what_is_not_finite_and_of_targets_that_are_none(name):
     logits = random(4, 40)
     logits[2, 7] = float("nan")

@@ -327,6 +327,17 @@ def test_products_of_a_few_tokens_have_the_bits_of_one_after_the_other(name, tok
             assert torch.equal(bits(selected), bits(y))
 
 
+@every_level
+@pytest.mark.parametrize("n_weights", [8191, 8192, 8193])
+def test_a_few_tokens_around_the_size_from_which_inputs_are_divided(name, n_weights):
+    w, x = torch.zeros(90, 100), torch.randn(2, 100, generator=torch.Generator().manual_seed(1))
+    w.view(-1)[:n_weights] = 1
+    weight = compress(w)
+    with engine(name), torch.no_grad():
+        y = sparse_linears(x, [Product(weight, by_input=weight.by_input())])[0]
+    torch.testing.assert_close(y, x @ w.T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("d_out", [2**16, 2**16 + 1])
 def test_a_few_tokens_with_as_many_outputs_as_are_packed_and_with_more(d_out):
     w = torch.zeros(d_out, 3)

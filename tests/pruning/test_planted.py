@@ -245,6 +245,11 @@ def test_a_baseline_says_where_even_all_nodes_miss_the_target(model):
     assert all(row["loss"] > 1e-9 for row in rows)
 
 
+def test_baselines_of_another_seed_are_measured_on_other_pairs(model):
+    all_nodes = [baselines(model, PlantedTask(), seed=seed, config=replace(QUICK, target=1e-9))[0] for seed in (0, 1)]
+    assert all_nodes[0]["nodes"] == all_nodes[1]["nodes"] and all_nodes[0]["loss"] != all_nodes[1]["loss"]
+
+
 def test_baselines_need_more_than_the_search(model):
     rows = {row["method"]: row for row in baselines(model, PlantedTask(), config=QUICK)}
     assert set(rows) == {"attribution", "magnitude", "random"}
