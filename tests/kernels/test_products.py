@@ -286,7 +286,10 @@ def test_a_product_and_its_abs_topk_have_the_bits_of_one_after_the_other(name, f
 
 
 @every_level
-@pytest.mark.parametrize("forms", [("kept",) * 3, ("watched",) * 3, ("exact",) * 3, ("frozen", "exact", "watched")])
+@pytest.mark.parametrize(
+    "forms",
+    [("kept",) * 3, ("watched",) * 3, ("exact",) * 3, ("frozen", "exact", "watched"), ("watched", "exact", "frozen")],
+)
 def test_products_of_the_same_x_have_the_bits_that_they_have_alone(name, forms):
     random = torch.Generator().manual_seed(1)
     x = torch.randn(2, 65, 40, generator=random).requires_grad_()
