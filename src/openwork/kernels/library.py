@@ -18,7 +18,7 @@ from torch import Tensor
 
 from openwork.kernels import build
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as malloc.h numbers them
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest that every version takes
+        libc.mallopt(_MMAP_MAX, 0)  # no block is asked of the system by itself, however large
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
