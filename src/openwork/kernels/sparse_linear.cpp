@@ -190,7 +190,8 @@ int backward(const float *x, const Gradient *wanted, const Sparse *transposed, i
     return failed;
 }
 
-// The most tokens in a block whose lanes fit into the cache that a core has to itself.
+// The most tokens in a block whose lanes fit into the cache that a core has to itself. (Not on the way back: there more
+// tokens pay even where they do not fit.)
 constexpr int64_t CACHE = 1 << 18;  // floats: 1 MiB
 
 }  // namespace
@@ -222,8 +223,7 @@ extern "C" int FUNCTION(sparse_linear_backward)(const float *x, const void *grad
         transposed[i] = {g.t_starts, g.t_rows, t_values, nullptr};
         for (int32_t k = 0; k < g.t_starts[d_in]; k++) *t_values++ = g.values[g.order[k]];
     }
-    const bool wide = (d_in + width) * 4 * LANES <= CACHE && tokens > 2 * LANES * threads;
-    const auto run = wide ? backward<4 * LANES> : backward<2 * LANES>;
+    const auto run = tokens > 2 * LANES * threads ? backward<4 * LANES> : backward<2 * LANES>;
     if (run(x, wanted, transposed, n, dx, tokens, d_in, width, parts, threads)) return 1;
     for (int64_t i = 0; i < n; i++) {
         const int64_t stride = wanted[i].stride();
