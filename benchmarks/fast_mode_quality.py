@@ -89,6 +89,7 @@ def measure(corpus: Corpus, run: Run, out: Path, options: argparse.Namespace) ->
         seed=run.seed,
         mode=run.mode,
         refresh_every=options.refresh_every,
+        fast_from=options.fast_from,
         validate_every=options.validate_every,
         device=options.device,
         precision="float32",
@@ -154,6 +155,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--floor", type=int, default=4)
     parser.add_argument("--anneal-end", type=float, default=0.5)
     parser.add_argument("--refresh-every", type=int, default=TrainConfig.refresh_every)
+    parser.add_argument("--fast-from", type=float, default=TrainConfig.fast_from)
     parser.add_argument("--validate-every", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)

@@ -4,7 +4,8 @@
 
 Steps are timed at seven densities of the schedule, interleaved in one process, and summed over the schedule (the
 trapezoidal rule) for both modes and each share of the run in which the density falls. Fast mode is exact mode until
-then. The naive method and dense training, which cost the same all along, are timed at the final density.
+then, and until `TrainConfig.fast_from`. The naive method and dense training, which cost the same all along, are timed
+at the final density.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ def main() -> None:
     annealing = (sum(exact) - (exact[0] + exact[-1]) / 2) / (POINTS - 1)
     of_fast = seconds["between"] + (seconds["refresh"] - seconds["between"]) / refresh_every
     rows = []
-    for mode, after in {"exact": exact[-1], "fast": of_fast}.items():
+    for mode, after, begins in (("exact", exact[-1], 0.0), ("fast", of_fast, final.fast_from)):
         for end in options.anneal_ends:
-            taken = end * annealing + (1 - end) * after
+            exact_until = max(begins, end)
+            taken = end * annealing + (exact_until - end) * exact[-1] + (1 - exact_until) * after
             rows.append(
                 {
                     "mode": mode,

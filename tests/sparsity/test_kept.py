@@ -20,7 +20,16 @@ from openwork.training.loop import make_optimizer, train_step
 SHAPE = ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=40)
 
 
-def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal_end: float = 0.5, device="cpu"):
+def run(
+    mode: str,
+    refresh_every: int,
+    steps: int,
+    *,
+    tied: bool = False,
+    anneal_end: float = 0.5,
+    fast_from: float = 0,
+    device="cpu",
+):
     """A model after `steps` of 12 training steps on random tokens, and its optimiser."""
     config = TrainConfig(
         model=ModelConfig(**{**vars(SHAPE), "tied": tied}),
@@ -32,6 +41,7 @@ def run(mode: str, refresh_every: int, steps: int, *, tied: bool = False, anneal
         learning_rate=0.5,
         mode=mode,
         refresh_every=refresh_every,
+        fast_from=fast_from,
         precision="float32",
     )
     model = Transformer(config.model, seed=0).to(device)
@@ -214,6 +224,14 @@ def test_while_any_density_falls_all_is_trained_by_the_exact_method():
     assert all(torch.equal(a, b) for a, b in zip(exact.parameters(), fast.parameters(), strict=True))
     names = {name for name, p in fast.named_parameters() if p.dim() == 2} - {"embed.weight"}
     assert run("fast", 1, 7)[1].places.keys() == names
+
+
+def test_before_fast_from_all_is_trained_by_the_exact_method():
+    # Three quarters of twelve steps: the ninth is the last that is exact, and chooses what is kept from then on.
+    (exact, _), (fast, optimizer) = (run(mode, 1, 8, anneal_end=0, fast_from=0.75) for mode in ("exact", "fast"))
+    assert not optimizer.places
+    assert all(torch.equal(a, b) for a, b in zip(exact.parameters(), fast.parameters(), strict=True))
+    assert run("fast", 1, 9, anneal_end=0, fast_from=0.75)[1].places
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -89,7 +89,11 @@ def bench_training(
 
 
 def stepper(config: TrainConfig, batch: Tensor, record: bool = True) -> Callable[[int], object]:
-    """A function that takes the training step of a given number with this package; `record` as in `Gradient`."""
+    """A function that takes the training step of a given number with this package; `record` as in `Gradient`.
+
+    Fast mode is fast as soon as the density no longer falls.
+    """
+    config = replace(config, fast_from=0)
     model = Transformer(config.model).to(batch.device)
     optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision, record)
     train_step(gradient, optimizer, batch, 0, config)

@@ -12,10 +12,10 @@ Every `refresh_every` steps the gradient g (of RMS 1) is dense. Then
   its gradient had been zero before, and v = g^2, as if it had always been as large.
 
 Zeros that come back on the gradient of one batch drive out weights that are needed, however often one refreshes
-(docs/log.md, "What fast mode forgot"). As long as the density of any of these matrices falls, all are trained by the
-exact method, bit by bit. Always by it are trained vectors, matrices of which more than `KEPT_BELOW` stays non-zero, and
-the embedding: a batch has gradients for the embeddings of its own tokens alone, so that a refresh would look past the
-zeros of most tokens.
+(docs/log.md, "What fast mode forgot"). As long as the density of any of these matrices falls, and before the step
+`first`, all are trained by the exact method, bit by bit. Always by it are trained vectors, matrices of which more than
+`KEPT_BELOW` stays non-zero, and the embedding: a batch has gradients for the embeddings of its own tokens alone, so
+that a refresh would look past the zeros of most tokens.
 
 The RMS that the gradient is divided by is meant over all weights. Between refreshes it is estimated as
 sqrt(ratio / n * square), where `square` sums the gradient's squares over kept weights and what is trained by the exact
@@ -44,7 +44,8 @@ WATCHED = 2
 
 
 class KeptAdam(Adam):
-    """Adam over the watched weights; `layers` are the model's sparse layers, `final` is what is kept in the end."""
+    """Adam over the watched weights; `layers` are the model's sparse layers, `final` is what is kept in the end, and
+    `first` the step, from 0, before which it is the exact method in any case."""
 
     def __init__(
         self,
@@ -53,8 +54,10 @@ class KeptAdam(Adam):
         layers: Iterable[SparseLinear],
         final: Sequence[Quota],
         refresh_every: int,
+        first: int = 0,
     ) -> None:
         super().__init__(named, config)
+        self.first = first
         matrices = (quota for quota in final if quota.parameter.dim() == 2 and quota.name != "embed.weight")
         self.final = {q.name: q.k for q in matrices if q.k <= KEPT_BELOW * q.parameter.numel()}
         """How many weights a matrix keeps in fast mode, which begins when none of these has more."""
@@ -151,7 +154,8 @@ class KeptAdam(Adam):
         self._write_back()
         project_(plan)
         quotas, before, seen = {quota.name: quota for quota in plan}, self.places, 0.0
-        if any(name not in quotas or quotas[name].k > k for name, k in self.final.items()):
+        falls = any(name not in quotas or quotas[name].k > k for name, k in self.final.items())
+        if falls or self.n < self.first:
             return
         moments = dict(zip(self.places, self._split(torch.stack([self.exp_avg, self.exp_avg_sq])), strict=True))
         weights: dict[str, tuple[SparseWeight, SparseWeight]] = {}

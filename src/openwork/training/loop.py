@@ -61,8 +61,11 @@ class TrainConfig:
     """One training run."""
 
     mode: Literal["exact", "fast"] = "exact"
-    """exact: a gradient and moments for every weight. fast: once the density no longer falls, for the kept weights and
-    as many zeros alone (see `openwork.sparsity.kept`)."""
+    """exact: a gradient and moments for every weight. fast: once the density no longer falls, and from `fast_from` on,
+    for the kept weights and as many zeros alone (see `openwork.sparsity.kept`)."""
+    fast_from: float = 0.5
+    """The fraction of training before which fast mode is exact mode, however early annealing ends: the longer it is
+    fast, the more it loses (docs/log.md, "Annealing in a tenth of the run")."""
     refresh_every: int = 20
     """In fast mode, steps from one dense gradient, after which weights may come back, to the next."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -109,8 +112,9 @@ class TrainConfig:
             raise UserError(f"betas is {self.betas}; it must be two numbers in [0, 1), such as 0.9,0.95")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must lie in [0, 2^63)")
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"warmup is {self.warmup}; it must lie in [0, 1)")
+        for name in ("warmup", "fast_from"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
 
     @property
     def tokens_per_step(self) -> int:
@@ -213,7 +217,8 @@ def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
     adam = AdamConfig(config.betas, config.eps, config.weight_decay)
     if config.mode == "fast":
         final = quotas(model, config.sparsity, config.sparsity.density)
-        return KeptAdam(model.named_parameters(), adam, layers, final, config.refresh_every)
+        first = math.ceil(config.fast_from * config.n_steps)
+        return KeptAdam(model.named_parameters(), adam, layers, final, config.refresh_every, first)
     return Adam(model.named_parameters(), adam)
 
 
