@@ -112,6 +112,7 @@ def test_a_spoilt_corpus(openwork, made, tmp_path, name, spoil, says):
         ("betas=0.9", "betas is (0.9,)"),
         ("eps=0", "eps is 0.0"),
         ("warmup=nan", "warmup is nan"),
+        ("fast_from=1", "fast_from is 1"),
         ("seed=-1", "seed is -1"),
         ("seed=1e30", "seed is 1000"),
         ("device=tpu", "device is 'tpu'"),
