@@ -1,6 +1,6 @@
 """The reference model over seeds: sparse models by its recipe, and the circuit of every task that each of them can do.
 
-    python benchmarks/reference_seeds.py [--seeds 1,2] [--work runs/reference]
+    python benchmarks/reference_seeds.py [--seeds 1,2] [--shared] [--work runs/reference]
 
 Seed 0 is `reference-sparse` with the circuits that come with it. The others are trained here, about 90 minutes each on
 one thread, and pruned as it was, one task a process. Beside the circuits' sizes and cards stands how many times more
@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/reference"))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
+    parser.add_argument("--shared", action="store_true", help="Only the tasks that the dense model can do too.")
     options = parser.parse_args()
     console = Console()
     with corpus_progress(console) as progress:
@@ -68,8 +69,7 @@ def main() -> None:
             with training_progress(console) as report:
                 train(corpus, replace(CONFIGS["sparse"], seed=seed), model, report)
     unpruned = {seed: losses(model) for seed, model in models.items()}
-    # First the tasks that the dense model can do too: the ratio stands when these are done.
-    order = sorted(tasks.names(), key=lambda task: task not in DENSE_EDGES)
+    order = [task for task in tasks.names() if task in DENSE_EDGES or not options.shared]
     todo = [(seed, task) for task in order for seed in models if unpruned[seed][task]["loss"] < CAN_DO]
     found: dict[int, dict[str, dict[str, Any]]] = {seed: {} for seed in models}
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
