@@ -82,12 +82,18 @@ def test_useful_multiply_adds_by_hand():
     assert multiply_adds(TINY, 1 / 8) == 3 * (12 * 32**2 / 8 + 32 * 64 / 2) + 3 * 32 * 16
 
 
-def test_fast_mode_is_timed_between_refreshes_with_what_is_kept():
+def test_fast_mode_is_timed_between_refreshes_with_what_is_kept(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "openwork.bench.training.make_optimizer", lambda *of: made.append(make_optimizer(*of)) or made[-1]
+    )
     config = TrainConfig(
         model=TINY, sparsity=SparsityConfig(density=1 / 32, floor=0, anneal_start=0, anneal_end=0), mode="fast"
     )
     step = stepper(config, torch.randint(0, 64, (1, 17)))
     assert step(1)["density"] == 1 / 32
+    (optimizer,) = made
+    assert optimizer.places and not optimizer.refreshing
 
 
 def test_inference_agrees_between_the_ways():
