@@ -63,7 +63,8 @@ def main() -> None:
     console = Console()
     with corpus_progress(console) as progress:
         corpus = build_corpus(SOURCE, options.work / "corpus", progress=progress)
-    models = {0: path("reference-sparse")} | {seed: options.work / "seeds" / str(seed) for seed in options.seeds}
+    others = {seed: options.work / "seeds" / str(seed) for seed in options.seeds if seed != 0}
+    models = {0: path("reference-sparse")} | others
     for seed, model in models.items():
         if not (model / "config.json").is_file():
             with training_progress(console) as report:

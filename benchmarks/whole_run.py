@@ -23,6 +23,7 @@ from openwork.bench.timing import interleave
 from openwork.bench.training import stepper
 from openwork.cli.output import print_rows
 from openwork.config import number
+from openwork.errors import UserError
 from openwork.kernels import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig, density_at
@@ -33,6 +34,8 @@ POINTS = 7
 
 def main() -> None:
     options = parse()
+    for end in options.anneal_ends:
+        SparsityConfig(anneal_end=end)  # refuses what is no fraction of a run
     keep_freed_memory()  # as `train` does
     shape = ModelConfig(n_layers=options.layers, d_model=options.d_model, n_ctx=options.context)
     final = TrainConfig(
@@ -58,7 +61,7 @@ def main() -> None:
         ways[f"exact at 1/{1 / density:.3g}"] = numbered(stepper(replace(final, sparsity=sparsity), batch), 1)
     seconds = {way: median(taken) for way, taken in interleave(ways, options.rounds).items()}
     tokens = final.batch_size * shape.n_ctx
-    print_rows("steps", [{"step": way, "tokens/s": tokens / taken} for way, taken in seconds.items()])
+    print_rows("steps", [{"step": way, "tokens/s": round(tokens / taken)} for way, taken in seconds.items()])
 
     exact = [taken for way, taken in seconds.items() if way.startswith("exact")]
     annealing = (sum(exact) - (exact[0] + exact[-1]) / 2) / (POINTS - 1)
@@ -72,7 +75,7 @@ def main() -> None:
                 {
                     "mode": mode,
                     "annealing until": end,
-                    "tokens/s": tokens / taken,
+                    "tokens/s": round(tokens / taken),
                     "times naive": seconds["naive"] / taken,
                     "times dense": seconds["dense"] / taken,
                 }
@@ -82,9 +85,9 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "runs": rows}))
 
 
-def numbered(step: Callable[[int], object], number: int) -> Callable[[], object]:
-    """The step of this number, as a way to time."""
-    return lambda: step(number)
+def numbered(step: Callable[[int], object], n: int) -> Callable[[], object]:
+    """The step number `n`, as a way to time."""
+    return lambda: step(n)
 
 
 def parse() -> argparse.Namespace:
@@ -102,4 +105,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"whole_run: {error}") from None

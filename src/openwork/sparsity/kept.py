@@ -54,7 +54,7 @@ class KeptAdam(Adam):
         layers: Iterable[SparseLinear],
         final: Sequence[Quota],
         refresh_every: int,
-        first: int = 0,
+        first: int,
     ) -> None:
         super().__init__(named, config)
         self.first = first
