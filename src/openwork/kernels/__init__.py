@@ -22,6 +22,7 @@ from openwork.kernels.products import (
     sparse_vector,
 )
 from openwork.kernels.selection import abs_topk, keep_topk_, keep_topk_each_
+from openwork.kernels.skipping import linear
 
 __all__ = [
     "Product",
@@ -37,6 +38,7 @@ __all__ = [
     "keep_freed_memory",
     "keep_topk_",
     "keep_topk_each_",
+    "linear",
     "native",
     "rms_norm",
     "rms_norm_abs_topk",

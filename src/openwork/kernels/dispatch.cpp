@@ -29,6 +29,10 @@
       (const float *x, const void *gradients, int64_t n, float *dx, int64_t tokens, int64_t d_in, int64_t parts,     \
        int threads),                                                                                                 \
       (x, gradients, n, dx, tokens, d_in, parts, threads))                                                           \
+    X(int, skipping_product,                                                                                         \
+      (const float *a, const float *b, const float *bias, float *c, int64_t m, int64_t k, int64_t n,                 \
+       int64_t a_turned, int64_t b_turned, int threads),                                                             \
+      (a, b, bias, c, m, k, n, a_turned, b_turned, threads))                                                         \
     X(void, adam_step,                                                                                               \
       (float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq, int64_t n, float scale,           \
        float beta1, float beta2, float eps, float size, float root, float shrink, int threads),                      \

@@ -29,6 +29,7 @@ _SIGNATURES = {
     "sparse_linear": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "sparse_vector": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "sparse_linear_backward": (_INT, [_POINTER, _POINTER, _LONG, _POINTER, _LONG, _LONG, _LONG, _INT]),
+    "skipping_product": (_INT, [*[_POINTER] * 4, *[_LONG] * 5, _INT]),
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
     "attention_backward": (_INT, [*[_POINTER] * 11, *[_LONG] * 4, _INT]),
@@ -284,6 +285,18 @@ def sparse_linears_backward(
         words += [alive[-1], *kept, starts, columns, *by_columns, own, d_out]
     call("sparse_linear_backward", x, _words(words), len(products), dx, x.numel() // d_in, d_in, parts)
     return dx, gradients
+
+
+def skipping_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a (M, K) times b (K, N), plus bias (N,), at the cost of a's non-zeros.
+
+    Each of both is contiguous, or its transpose is. A zero of a multiplies nothing, not even a NaN or an infinity.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    c, turned = torch.empty(m, n), [not x.is_contiguous() for x in (a, b)]
+    a, b = (x.T if turn else x for x, turn in zip((a, b), turned, strict=True))
+    call("skipping_product", a, b, bias, c, m, k, n, *turned)
+    return c
 
 
 def adam_step_(parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *numbers: float) -> None:

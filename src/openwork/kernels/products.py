@@ -28,6 +28,7 @@ from openwork.kernels import library, twins
 from openwork.kernels.operators import operators
 from openwork.kernels.passes import gelu_abs_topk
 from openwork.kernels.selection import abs_topk
+from openwork.kernels.skipping import matmul
 
 MOST_ENTRIES = 2**31 - 1
 MOST_OUTPUTS = 2**16
@@ -189,8 +190,9 @@ def _passed(dy: Tensor, kept: library.Kept) -> Tensor:
 
 
 def _dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> tuple[Tensor | None, Tensor | None]:
-    dy_NO = dy.reshape(-1, dy.shape[-1])
-    return dy_NO.T @ x.reshape(-1, x.shape[-1]) if for_weight else None, dy_NO.sum(0) if for_bias else None
+    dy_NO = dy.reshape(-1, dy.shape[-1]).contiguous()
+    dw = matmul(dy_NO.T, x.reshape(-1, x.shape[-1])) if for_weight else None
+    return dw, dy_NO.sum(0) if for_bias else None
 
 
 def _alone(x: Tensor, product: Product) -> Tensor:
