@@ -35,6 +35,7 @@ from openwork.training import TrainConfig
 REFRESH_EVERY, FIRST, STEPS = 100, 2, 10
 KINDS = {
     "sparse products": ("_Together", "_SparseLinear", "_ExactLinear"),
+    "products that skip zero activations": ("skipping_product", "_Linear"),
     "dense products": ("aten::mm", "aten::addmm", "aten::bmm"),
     "attention": ("_Attention", "attention", "ScaledDotProduct"),
     "GELU with AbsTopK": ("_GELUAbsTopK",),
@@ -50,6 +51,7 @@ NAMED = (
     ("openwork.sparsity.optimizer", "adam_step_each_"),
     ("openwork.sparsity.kept", "project_"),
     ("openwork.sparsity.kept", "adam_step_"),
+    ("openwork.kernels.library", "skipping_product"),
     ("openwork.bench.plain", "plain_keep_topk_"),
     ("openwork.bench.plain", "plain_abs_topk"),
     ("openwork.model.attention", "_extra_key_attention"),

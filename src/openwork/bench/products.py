@@ -12,18 +12,19 @@ from torch import Tensor
 from openwork import kernels
 from openwork.bench.plain import plain_abs_topk, plain_keep_topk_
 from openwork.bench.timing import interleave, times
-from openwork.kernels import library, twins
+from openwork.kernels import Product, abs_topk, compress, library, sparse_linears, twins
 
 SHAPES = ((256, 256), (256, 1024), (1024, 256), (1024, 1024), (1024, 4096), (4096, 1024))
-DENSITIES = (1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 16, 1 / 64, 1 / 256)
+DENSITIES = (1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 12, 1 / 16, 1 / 64, 1 / 256)
 
 
 def bench_kernels(tokens: int = 1024, rounds: int = 7, with_twins: bool = True) -> list[dict[str, Any]]:
-    """For each shape and density, times faster than dense: forward, dX, backward (all gradients), and what decides.
+    """For each shape and density, times faster than the dense product, of x and dy that AbsTopK left a quarter of.
 
-    ``exact`` and ``fast`` compare a whole layer's step: exact compresses the weight, goes forward and makes dX, where
-    dense makes the same two products; fast goes forward and makes dX and the gradient of the non-zeros, where dense
-    makes three products. ``twin``, from 1/64 down, is the forward product of the pure-PyTorch twin.
+    ``skipping`` is the product with the weight kept dense that skips zeros of x; forward, dX and backward (all
+    gradients) skip zeros of the weight. ``exact`` and ``fast`` compare a layer's whole step, AbsTopK after it, with the
+    one of a dense weight that skips zeros of x and dy, and so decide: exact compresses the weight and gives all of it a
+    gradient, fast the non-zeros. ``twin``, from 1/64 down, is the forward product of the pure-PyTorch twin.
     """
     rows = []
     for d_in, d_out in SHAPES:
@@ -32,12 +33,9 @@ def bench_kernels(tokens: int = 1024, rounds: int = 7, with_twins: bool = True) 
             seconds = interleave(ways, rounds)
             dense = seconds["dense"]
             row = {"d_in": d_in, "d_out": d_out, "density": density}
-            row |= {"forward": times(dense, seconds["forward"]), "dX": times(dense, seconds["dX"])}
+            row |= {name: times(dense, seconds[name]) for name in ("skipping", "forward", "dX")}
             row["backward"] = times([2 * s for s in dense], seconds["gradients"])
-            parts = zip(seconds["compress"], seconds["forward"], seconds["dX"], strict=True)
-            row["exact"] = times([2 * s for s in dense], [sum(part) for part in parts])
-            both = zip(seconds["forward"], seconds["gradients"], strict=True)
-            row["fast"] = times([3 * s for s in dense], [sum(part) for part in both])
+            row |= {mode: times(seconds["dense layer"], seconds[f"{mode} layer"]) for mode in ("exact", "fast")}
             if "twin" in seconds:
                 row["twin"] = times(dense, seconds["twin"])
             rows.append(row)
@@ -64,18 +62,28 @@ def crossovers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _ways(d_in: int, d_out: int, density: float, tokens: int, with_twin: bool) -> dict[str, Callable[[], object]]:
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(d_out, d_in, generator=random) * (torch.rand(d_out, d_in, generator=random) < density)
-    x, dy = torch.randn(tokens, d_in, generator=random), torch.randn(tokens, d_out, generator=random)
+    x, dy = (abs_topk(torch.randn(tokens, d, generator=random), d // 4) for d in (d_in, d_out))
     bias, engine = torch.randn(d_out, generator=random), library if kernels.native else twins
     starts, columns, values, t_starts, t_rows, order = parts = engine.compress(weight)
     ways: dict[str, Callable[[], object]] = {
         "dense": lambda: torch.addmm(bias, x, weight.T),
+        "skipping": lambda: kernels.linear(x, weight, bias),
         "forward": lambda: engine.sparse_linear(x, starts, columns, values, bias, d_out),
         "dX": lambda: engine.sparse_linear(dy, t_starts, t_rows, values[order], None, d_in),
         "gradients": lambda: engine.sparse_linear_backward(dy, x, *parts),
-        "compress": lambda: engine.compress(weight),
     }
     if with_twin:
         ways["twin"] = lambda: twins.sparse_linear(x, starts, columns, values, bias, d_out)
+
+    k, kept, learnt = d_out // 4, compress(weight), [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    kept.values.requires_grad_()
+
+    def step(layer: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(layer(), [*learnt, kept.values], dy, allow_unused=True)
+
+    ways["dense layer"] = step(lambda: abs_topk(kernels.linear(x, weight, bias, selected=True), k))
+    ways["exact layer"] = step(lambda: sparse_linears(x, [Product(compress(weight), bias, dense=weight, k=k)])[0])
+    ways["fast layer"] = step(lambda: sparse_linears(x, [Product(kept, bias, k=k)])[0])
     return ways
 
 
@@ -87,7 +95,7 @@ def bench_topk(
     x, weight = torch.randn(tokens, 4 * d_model, generator=random), torch.randn(4 * d_model, d_model, generator=random)
     k, kept = d_model, round(density * weight.numel())
     activations: dict[str, Callable[[Tensor], Tensor]] = {
-        "kernel": lambda x: kernels.abs_topk(x, k),
+        "kernel": lambda x: abs_topk(x, k),
         "torch.topk": lambda x: plain_abs_topk(x, k),
         "relu": torch.relu,
     }

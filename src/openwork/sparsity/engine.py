@@ -2,8 +2,8 @@
 
 `use_sparse_layers` swaps a model's linear layers for `SparseLinear`, which share their parameters, so that names,
 saved files and hashes stay what they were. A layer compresses its weight when it sees that the weight has changed, and
-multiplies densely while more of it is non-zero than `sparse_below` says is worth it. So annealing starts dense and
-turns sparse by itself.
+skips the zeros of activations instead (`openwork.kernels.linear`) while more of it is non-zero than `sparse_below` says
+is worth it. So annealing starts dense and turns sparse by itself.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, sparse_linears
+from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, linear, sparse_linears
 
-CROSSOVER = ((2**20, 1 / 4), (2**63, 1 / 6))
+CROSSOVER = ((2**18, 1 / 6), (2**63, 1 / 10))
 """(entries of a weight, density below which the sparse products win), measured by `openwork bench kernels`."""
 
 FEW_TOKENS = 4
@@ -70,7 +69,7 @@ class SparseLinear(nn.Linear):
         """AbsTopK of the outputs or, with `gelu`, of their GELU; all of the outputs if k is 0."""
         if product := self._product(input, k, gelu):
             return sparse_linears(input, [product])[0]
-        y = F.linear(input, self.weight, self.bias)
+        y = linear(input, self.weight, self.bias, selected=k > 0)
         return y if k == 0 else gelu_abs_topk(y, k) if gelu else abs_topk(y, k)
 
     @staticmethod
