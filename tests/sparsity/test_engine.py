@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from openwork import kernels
-from openwork.kernels import abs_topk, gelu_abs_topk
+from openwork.kernels import abs_topk, gelu_abs_topk, library
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model, save_model
 from openwork.sparsity import SparseLinear, SparsityConfig, project_, quotas, use_sparse_layers
@@ -17,9 +17,9 @@ from openwork.sparsity import SparseLinear, SparsityConfig, project_, quotas, us
 needs_kernels = pytest.mark.skipif(not kernels.native, reason="the kernels were not compiled here")
 
 
-def sparse_model(tied: bool = False) -> Transformer:
-    model = Transformer(ModelConfig(n_layers=2, d_model=32, d_vocab=90, n_ctx=20, tied=tied), seed=1)
-    project_(quotas(model, SparsityConfig(density=1 / 32, floor=0), 1 / 32))
+def sparse_model(tied: bool = False, d_model: int = 32, density: float = 1 / 32) -> Transformer:
+    model = Transformer(ModelConfig(n_layers=2, d_model=d_model, d_vocab=90, n_ctx=20, tied=tied), seed=1)
+    project_(quotas(model, SparsityConfig(density=density, floor=0), density))
     return model
 
 
@@ -42,6 +42,22 @@ def test_logits_and_all_gradients_are_those_of_dense_layers(tied):
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
     assert sparse.hash == dense.hash and list(sparse.state_dict()) == list(dense.state_dict())
+
+
+@needs_kernels
+@pytest.mark.parametrize("density", [1 / 32, 1])
+def test_zero_activations_are_skipped_and_gradients_stay_what_they_were(density, monkeypatch):
+    """Of dense weights all three products, but for what AbsTopK is neither before nor after; of sparse ones dW."""
+    dense = sparse_model(d_model=160, density=density)
+    sparse, shapes, product = copy.deepcopy(dense), [], library.skipping_product
+    use_sparse_layers(sparse)
+    monkeypatch.setattr(library, "skipping_product", lambda a, *others: shapes.append(a.shape) or product(a, *others))
+    tokens = torch.randint(0, 90, (20, 21), generator=torch.Generator().manual_seed(0))
+    ours = gradients(sparse, tokens)
+    a_layer = 6 if density < 1 else 17  # q, k, v, out, up, down; out reads what attention averages, which is not sparse
+    assert len(shapes) == 2 * a_layer
+    for name, gradient in gradients(dense, tokens).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
 
 
 @needs_kernels
