@@ -19,12 +19,12 @@ DENSITIES = (1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 12, 1 / 16, 1 / 64, 1 / 256)
 
 
 def bench_kernels(tokens: int = 1024, rounds: int = 7, with_twins: bool = True) -> list[dict[str, Any]]:
-    """For each shape and density, times faster than the dense product, of x and dy that AbsTopK left a quarter of.
+    """For each shape and density, times faster than the dense product, of an x that AbsTopK left a quarter of.
 
     ``skipping`` is the product with the weight kept dense that skips zeros of x; forward, dX and backward (all
     gradients) skip zeros of the weight. ``exact`` and ``fast`` compare a layer's whole step, AbsTopK after it, with the
-    one of a dense weight that skips zeros of x and dy, and so decide: exact compresses the weight and gives all of it a
-    gradient, fast the non-zeros. ``twin``, from 1/64 down, is the forward product of the pure-PyTorch twin.
+    one of a dense weight that skips zeros of activations, and so decide: exact compresses the weight and gives all of
+    it a gradient, fast the non-zeros. ``twin``, from 1/64 down, is the forward product of the pure-PyTorch twin.
     """
     rows = []
     for d_in, d_out in SHAPES:
@@ -62,7 +62,8 @@ def crossovers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _ways(d_in: int, d_out: int, density: float, tokens: int, with_twin: bool) -> dict[str, Callable[[], object]]:
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(d_out, d_in, generator=random) * (torch.rand(d_out, d_in, generator=random) < density)
-    x, dy = (abs_topk(torch.randn(tokens, d, generator=random), d // 4) for d in (d_in, d_out))
+    x, dy = (torch.randn(tokens, d, generator=random) for d in (d_in, d_out))
+    x = abs_topk(x, d_in // 4)
     bias, engine = torch.randn(d_out, generator=random), library if kernels.native else twins
     starts, columns, values, t_starts, t_rows, order = parts = engine.compress(weight)
     ways: dict[str, Callable[[], object]] = {
