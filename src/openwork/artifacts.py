@@ -152,6 +152,8 @@ class Runs(Protocol):
         record: Sequence[str] = ...,
         edit: Mapping[str, Edit] = ...,
         weights: Mapping[str, Tensor] = ...,
+        *,
+        due: Tensor | None = ...,
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
     def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
@@ -222,14 +224,19 @@ class Circuit:
     def _weights(self) -> dict[str, Tensor]:
         return self._model().weights_of(self.edges, self.ablation_values)
 
-    def run(self, tokens: Tensor, record: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+    def run(
+        self, tokens: Tensor, record: Sequence[str] = (), due: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The circuit's logits (batch, position, d_vocab), before calibration, and its activations at `record`ed sites,
-        for tokens (batch, position)."""
-        return self._model().run(tokens, record=record, edit=self.edits(), weights=self._weights)
+        for tokens (batch, position).
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (batch, position, d_vocab) of the circuit for tokens (batch, position), before calibration."""
-        return self.run(tokens)[0]
+        Where `due` (batch,) names one position of each text, logits are made there alone: (batch, d_vocab).
+        """
+        return self._model().run(tokens, record=record, edit=self.edits(), weights=self._weights, due=due)
+
+    def __call__(self, tokens: Tensor, due: Tensor | None = None) -> Tensor:
+        """The logits that `run` gives."""
+        return self.run(tokens, due=due)[0]
 
     def loss(self, task: Poses) -> float:
         """The circuit's calibrated loss on the validation pairs of `task`, in nats: the stated loss again.
@@ -240,7 +247,7 @@ class Circuit:
         self.check_task(task)
         pairs = task.pairs("validation", self.n_pairs)
         with torch.no_grad():
-            return float(pairs.loss(self(pairs.flat), self.scale, self.shift))
+            return float(pairs.loss(self(pairs.flat, pairs.due), self.scale, self.shift))
 
     def check_task(self, task: Poses) -> None:
         """Raise a `UserError` if `task` is not the one that the circuit was found for."""

@@ -117,8 +117,8 @@ def test_every_number_of_the_card_by_its_definition(circuit):
 
 def stand_in(value: float) -> Any:
     """Of a run, that which a check decides by."""
-    pairs = SimpleNamespace(flat=None, at_answer=lambda logits: torch.zeros(1, 2))
-    model = SimpleNamespace(run=lambda tokens: (None, {}))
+    pairs = SimpleNamespace(flat=None, due=None)
+    model = SimpleNamespace(run=lambda tokens, due: (torch.zeros(1, 2), {}))
     circuit = SimpleNamespace(model=model, ablation="mean", target=0.15, value=value)
     return SimpleNamespace(circuit=circuit, pairs=pairs, loss=value)
 

@@ -153,6 +153,20 @@ def test_recording_tells_what_flowed_and_editing_changes_it():
     assert not torch.equal(edited, logits)
 
 
+@pytest.mark.parametrize("bigram", ["off", "learned"])
+def test_logits_that_are_due_are_those_of_their_position_and_no_others_are_made(bigram):
+    model = random_model(bigram=bigram)
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    tokens, due = torch.randint(0, 23, (3, 9)), torch.tensor([8, 0, 4])
+    logits, acts = model.run(tokens, record=all_sites(model.config))
+    unembedded: list[tuple[int, ...]] = []
+    with model.unembed.register_forward_hook(lambda _, __, y: unembedded.append(tuple(y.shape))):
+        at_due, acts_too = model.run(tokens, record=all_sites(model.config), due=due)
+    torch.testing.assert_close(at_due, logits[torch.arange(3), due])
+    assert unembedded == [(3, 23)] and all(torch.equal(acts_too[site], x) for site, x in acts.items())
+
+
 @pytest.mark.parametrize("kind", NODE_SITES)
 def test_a_sparse_site_has_exactly_its_fraction_of_non_zeros(kind):
     model = random_model(activation_fraction=0.25)

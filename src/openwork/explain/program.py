@@ -71,7 +71,7 @@ def disagreement(text: str, circuit: Circuit, pairs: Pairs) -> float:
     """The largest absolute difference, over `pairs`, between the program's calibrated differences and the circuit's."""
     program: dict[str, Any] = {}
     exec(compile(text, "<program>", "exec"), program)
-    wanted = (circuit.scale * pairs.differences(circuit(pairs.flat)) + circuit.shift).double().flatten()
+    wanted = (circuit.scale * pairs.differences(circuit(pairs.flat, pairs.due)) + circuit.shift).double().flatten()
     found = [
         program["difference"](row[: last + 1], a, b)
         for members, last, (a, b) in zip(pairs.tokens.tolist(), pairs.last.tolist(), pairs.right.tolist(), strict=True)

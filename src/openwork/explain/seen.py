@@ -88,8 +88,8 @@ def see(circuit: Circuit, model: Transformer, task: Task, corpus: Corpus | None 
     layers = range(model.config.n_layers)
     record = {*circuit.kept, "final_resid", *(f"{i}.attn.{part}" for i in layers for part in "qkvy")}
     record |= {f"{i}.{part}.resid_delta" for i in layers for part in ("attn", "mlp")}
-    logits, acts = circuit.run(pairs.flat, record=sorted(record))
-    model_logits, model_acts = model.run(pairs.flat, record=sorted(record))
+    logits, acts = circuit.run(pairs.flat, sorted(record), pairs.due)
+    model_logits, model_acts = model.run(pairs.flat, sorted(record), due=pairs.due)
     differences = circuit.scale * pairs.differences(logits) + circuit.shift
     inside = (torch.arange(pairs.tokens.shape[-1]) <= pairs.last[:, None]).repeat_interleave(2, 0)
     on_task = over_positions(

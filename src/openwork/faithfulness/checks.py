@@ -82,14 +82,14 @@ def necessity(ours: Run, random: list[Run]) -> Check:
 def loss_without(circuit: Circuit, pairs: Pairs) -> float:
     """Loss of the model with only the circuit ablated."""
     assert circuit.model is not None
-    return float(pairs.loss(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True))[0]))
+    return float(pairs.loss(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True), due=pairs.due)[0]))
 
 
 def divergence(ours: Run, random: list[Run]) -> Check:
     """Is the circuit's next-token distribution nearer to the full model's than random circuits' are?"""
     assert ours.circuit.model is not None
     with torch.no_grad():
-        full = ours.pairs.at_answer(ours.circuit.model.run(ours.pairs.flat)[0]).log_softmax(-1)
+        full = ours.circuit.model.run(ours.pairs.flat, due=ours.pairs.due)[0].log_softmax(-1)
     value, *losses = (_kl(full, one) for one in (ours, *random))
     return Check(
         name="KL to the full model",

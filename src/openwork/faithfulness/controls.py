@@ -70,4 +70,4 @@ class Run:
 @torch.no_grad()
 def run(circuit: Circuit, pairs: Pairs) -> Run:
     """`circuit` on `pairs`, with everything else ablated."""
-    return Run(circuit, pairs, pairs.at_answer(circuit(pairs.flat)))
+    return Run(circuit, pairs, circuit(pairs.flat, pairs.due))

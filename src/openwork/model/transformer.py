@@ -275,9 +275,14 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 parameter.zero_()
 
-    def forward(self, tokens: Tensor, at: At = pass_on, positions: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way."""
-        return self._logits(tokens, at, positions=positions)
+    def forward(
+        self, tokens: Tensor, at: At = pass_on, positions: Tensor | None = None, due: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, T, V), float32, of tokens (B, T), int64; `at` sees the activations of every site on their way.
+
+        `positions` and `due` as in `run`.
+        """
+        return self._logits(tokens, at, positions=positions, due=due)
 
     def run(
         self,
@@ -286,6 +291,7 @@ class Transformer(nn.Module):
         edit: Mapping[str, Edit] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         positions: Tensor | None = None,
+        due: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and recorded activations of one forward pass.
 
@@ -295,9 +301,10 @@ class Transformer(nn.Module):
             edit: for a site, a function of its activations (B, T, width) that gives what takes their place.
             weights: tensors that take the place of parameters, by name, in this run.
             positions: (T,) or (B, T) int64, where the tokens stand if not from 0 on; the edits then see to attention.
+            due: (B,) int64, for each text the one token whose logits are wanted; those of all others are not made.
 
         Returns:
-            logits (B, T, V) and, for each recorded site, its activations (B, T, width).
+            logits (B, T, V), or (B, V) where `due`, and, for each recorded site, its activations (B, T, width).
 
         Raises:
             UserError: a site that the model does not have, or more tokens than the context holds.
@@ -313,7 +320,7 @@ class Transformer(nn.Module):
                 recorded[site] = x
             return x
 
-        return functional_call(self, dict(weights or {}), (tokens, at, positions)), recorded
+        return functional_call(self, dict(weights or {}), (tokens, at, positions, due)), recorded
 
     def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
@@ -328,7 +335,12 @@ class Transformer(nn.Module):
         return self._logits(tokens, pass_on, cache)
 
     def _logits(
-        self, tokens: Tensor, at: At, cache: Sequence[LayerCache | None] = (), positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        at: At,
+        cache: Sequence[LayerCache | None] = (),
+        positions: Tensor | None = None,
+        due: Tensor | None = None,
     ) -> Tensor:
         cache = cache or [None] * len(self.blocks)
         start = cache[0].length if cache[0] is not None else 0
@@ -343,7 +355,11 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             door = at if at is pass_on else lambda site, value, layer=layer: at(f"{layer}.{site}", value)
             x = block(x, door, position, cache[layer])
-        logits = self.unembed(self.final_norm(at("final_resid", x)))
+        x = at("final_resid", x)
+        if due is not None:
+            each = torch.arange(len(due), device=due.device)
+            x, tokens = x[each, due], tokens[each, due]
+        logits = self.unembed(self.final_norm(x))
         return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
 
     def attention_pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:

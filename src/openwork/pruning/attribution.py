@@ -28,7 +28,7 @@ def integrated_gradients(model: Transformer, values: Mapping[str, Tensor], pairs
     for alpha in ALPHAS:
         gates = {site: torch.full((w,), alpha).requires_grad_() for site, w in node_sites(model.config).items()}
         edits = {site: _gated(gate, values[site]) for site, gate in gates.items()}
-        loss = pairs.loss(model.run(pairs.flat, edit=edits)[0])
+        loss = pairs.loss(model.run(pairs.flat, edit=edits, due=pairs.due)[0])
         total -= torch.cat(torch.autograd.grad(loss, list(gates.values())))
     return total / len(ALPHAS)
 
@@ -44,7 +44,8 @@ def influence(model: Transformer, values: Mapping[str, Tensor], pairs: Pairs) ->
 
         return edit
 
-    logits = model.run(pairs.flat, edit={site: watch(site) for site in node_sites(model.config)})[0]
+    edit = {site: watch(site) for site in node_sites(model.config)}
+    logits = model.run(pairs.flat, edit=edit, due=pairs.due)[0]
     gradients = torch.autograd.grad(pairs.differences(logits).sum(), list(seen.values()), allow_unused=True)
     found = []
     for (site, x), gradient in zip(seen.items(), gradients, strict=True):
@@ -56,7 +57,7 @@ def influence(model: Transformer, values: Mapping[str, Tensor], pairs: Pairs) ->
 @torch.no_grad()
 def magnitude(model: Transformer, values: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
     """The mean distance of each node (nodes,) from its ablation value on the task's prompts."""
-    recorded = model.run(pairs.flat, record=list(node_sites(model.config)))[1]
+    recorded = model.run(pairs.flat, record=list(node_sites(model.config)), due=pairs.due)[1]
     return torch.cat([(recorded[site] - values[site]).abs().mean((0, 1)) for site in node_sites(model.config)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,6 +39,17 @@ class Problem:
     def pairs(self, n: int, purpose: int, seed: int) -> Pairs:
         """`n` training pairs, others for each purpose and seed."""
         return self.task.pairs("train", n, seed=1_000_000 * purpose + seed)
+
+    @cached_property
+    def validation(self) -> Pairs:
+        """The pairs of the stated losses."""
+        return self.task.pairs("validation", self.config.validation_pairs)
+
+    @cached_property
+    def unpruned(self) -> float:
+        """The whole model's loss on them, in nats."""
+        with torch.no_grad():
+            return float(self.validation.loss(self.model(self.validation.flat, due=self.validation.due)))
 
     def judge(self, universe: Universe, pairs: Pairs) -> Judge:
         return Judge(self.model, universe, self.values, pairs)
@@ -73,7 +85,7 @@ def build(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
     edge = universe.supplied(edge)
     scale, shift = (float(x) for x in calibrate(judge.differences(edge[None])[0]))
     kept, d_head = universe.kept_by(universe.ends(edge[None])[0]), model.config.d_head
-    validation = task.pairs("validation", config.validation_pairs)
+    validation = problem.validation
     circuit = Circuit(
         model_hash=model.hash,
         task=task.name,
@@ -94,10 +106,7 @@ def build(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
         model=model,
     )
     with torch.no_grad():
-        unpruned, differences = (
-            validation.loss(model(validation.flat)),
-            validation.differences(circuit(validation.flat)),
-        )
-    stated = {"unpruned": unpruned, "circuit": losses(scale * differences + shift)}
-    stated["circuit_uncalibrated"] = losses(differences)
-    return replace(circuit, losses={name: float(loss) for name, loss in stated.items()})
+        differences = validation.differences(circuit(validation.flat, validation.due))
+    stated = {"circuit": losses(scale * differences + shift), "circuit_uncalibrated": losses(differences)}
+    stated = {"unpruned": problem.unpruned} | {name: float(loss) for name, loss in stated.items()}
+    return replace(circuit, losses=stated)

@@ -83,7 +83,7 @@ def shortlist(problem: Problem, seed: int) -> Universe:
         score(model, values, pairs).argsort(descending=True, stable=True) for score in (integrated_gradients, influence)
     ]
     with torch.no_grad():
-        whole = float(calibrated_losses(pairs.differences(model(pairs.flat))))
+        whole = float(calibrated_losses(pairs.differences(model(pairs.flat, due=pairs.due))))
     while True:
         chosen = torch.zeros(len(rankings[0]), dtype=torch.bool)
         for ranking in rankings:

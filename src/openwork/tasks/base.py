@@ -54,6 +54,11 @@ class Pairs:
         """(2n, T): the prompts as one batch for the model, the members of a pair next to each other."""
         return self.tokens.flatten(0, 1)
 
+    @property
+    def due(self) -> Tensor:
+        """(2n,) int64: for each of ``flat`` the position whose next token is the answer."""
+        return self.last.repeat_interleave(2)
+
     def to(self, device: torch.device | str) -> Pairs:
         """The same pairs on `device`."""
         moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.right, self.wrong))
@@ -61,14 +66,14 @@ class Pairs:
 
     def at_answer(self, logits: Tensor) -> Tensor:
         """(2n, d_vocab): of `logits` (2n, T, d_vocab) those where the answer is due."""
-        last = self.last.to(logits.device).repeat_interleave(2)
-        return logits[torch.arange(len(last), device=logits.device), last]
+        due = self.due.to(logits.device)
+        return logits[torch.arange(len(due), device=logits.device), due]
 
     def differences(self, logits: Tensor) -> Tensor:
         """(n, 2): logit of answer A minus logit of answer B for both members, A being right for member A (index 0).
 
         So a good model is above zero in column 0 and below in column 1. `logits` are (2n, T, d_vocab) of ``flat``, or
-        those of `at_answer`.
+        (2n, d_vocab) where the answer is due.
         """
         due = (logits if logits.dim() == 2 else self.at_answer(logits)).unflatten(0, (-1, 2))
         a, b = (answer.to(logits.device).unsqueeze(1).expand(-1, 2).unsqueeze(2) for answer in self.right.unbind(1))

@@ -63,7 +63,7 @@ def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[
             task = tasks.get(name, model.tokenizer)
             for split, prefix in SHOWN:
                 pairs = task.pairs(split, n)
-                differences = pairs.differences(model(pairs.flat))
+                differences = pairs.differences(model(pairs.flat, due=pairs.due))
                 row[f"{prefix}loss"] = float(pairs.losses(differences))
                 row[f"{prefix}accuracy"] = pairs.accuracy(differences)
         except UserError as error:

@@ -96,15 +96,15 @@ def load_circuit(
 def _measured(circuit: Circuit, model: Transformer, task: Task, config: PruneConfig) -> Circuit:
     """The circuit calibrated on training pairs, with its losses on validation pairs, as a search leaves it."""
     fixed = task.pairs("train", config.fixed_pairs, seed=1_000_000 + SEED)
-    differences = fixed.differences(circuit(fixed.flat))
+    differences = fixed.differences(circuit(fixed.flat, fixed.due))
     scale, shift = (float(number) for number in calibrate(differences))
     pairs = task.pairs("validation", config.validation_pairs)
-    logits = circuit(pairs.flat)
+    logits = circuit(pairs.flat, pairs.due)
     losses = {
-        "unpruned": float(pairs.loss(model(pairs.flat))),
+        "unpruned": float(pairs.loss(model(pairs.flat, due=pairs.due))),
         "circuit": float(pairs.loss(logits, scale, shift)),
         "circuit_uncalibrated": float(pairs.loss(logits)),
-        "nodes_ablated": float(pairs.loss(model.run(pairs.flat, edit=circuit.edits())[0])),
+        "nodes_ablated": float(pairs.loss(model.run(pairs.flat, edit=circuit.edits(), due=pairs.due)[0])),
     }
     return replace(circuit, scale=scale, shift=shift, losses=losses)
 
