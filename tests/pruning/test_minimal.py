@@ -217,9 +217,9 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
 
     def built(problem, judge, edge, seed):
         n = int(edge.sum())
-        return SimpleNamespace(edges=range(n), nodes=(), losses={"circuit": 0.0}, reached=n >= smallest)
+        return SimpleNamespace(seed=seed, edges=range(n), nodes=(), losses={"circuit": 0.0}, reached=n >= smallest)
 
-    universe = SimpleNamespace(source=torch.arange(6), target=torch.arange(6, 12))
+    universe = SimpleNamespace(source=torch.arange(6), target=torch.arange(6, 12), supplied=lambda edge: edge)
     judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(6))
     problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None)
@@ -228,3 +228,4 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
     found = search.smallest(problem, judge, starts)
     assert min(len(one.edges) for one in found if one.reached) == smallest
     assert min(len(one.edges) for one in found) == 2
+    assert len(found) == {2: 1, 3: 5}[smallest]  # what is larger than one that reaches the target is not made

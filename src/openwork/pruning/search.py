@@ -108,8 +108,7 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
 
     Two circuits that do the task by partly different edges together hold a third, often smaller than both.
     """
-    circuits = [build(problem, judge, start.edge, start.seed) for start in starts]
-    promising = _promising(problem, judge, starts)
+    promising, circuits = _promising(problem, judge, starts), []
     for aim in AIMS:
         ends = [end for start in promising if (end := _cleaned_up(problem, judge, start, aim))]
         ends = sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
@@ -119,11 +118,20 @@ def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circui
             union = replace(best, edge=torch.maximum(best.edge, other.edge))
             if (child := _cleaned_up(problem, judge, union, aim)) and _n_edges(child) < _n_edges(best):
                 smaller.append(child)
-        these = [build(problem, judge, end.edge, end.seed) for end in [*ends, *smaller[1:]]]
-        circuits += these
-        if any(circuit.reached for circuit in these):
+        circuits = _with_circuits_of([*ends, *smaller[1:]], circuits, problem, judge)
+        if any(circuit.reached for circuit in circuits):
             break
-    return circuits
+    return _with_circuits_of(starts, circuits, problem, judge)
+
+
+def _with_circuits_of(starts: list[Start], circuits: list[Circuit], problem: Problem, judge: Judge) -> list[Circuit]:
+    """`circuits` and those of `starts`, but of none with more edges than one of its seed that reaches the target."""
+    found = list(circuits)
+    edges = judge.universe.supplied(torch.stack([start.edge for start in starts])).sum(1) if starts else []
+    for n, start in sorted(zip(edges, starts, strict=True), key=lambda pair: float(pair[0])):
+        if not any(c.reached and c.seed == start.seed and len(c.edges) < n for c in found):
+            found.append(build(problem, judge, start.edge, start.seed))
+    return found
 
 
 def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Start]:
