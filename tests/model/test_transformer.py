@@ -165,6 +165,8 @@ def test_logits_that_are_due_are_those_of_their_position_and_no_others_are_made(
         at_due, acts_too = model.run(tokens, record=all_sites(model.config), due=due)
     torch.testing.assert_close(at_due, logits[torch.arange(3), due])
     assert unembedded == [(3, 23)] and all(torch.equal(acts_too[site], x) for site, x in acts.items())
+    with pytest.raises(IndexError):
+        model.run(tokens, due=due[:2])
 
 
 @pytest.mark.parametrize("kind", NODE_SITES)

@@ -28,7 +28,7 @@ from openwork.kernels import library, twins
 from openwork.kernels.operators import operators
 from openwork.kernels.passes import gelu_abs_topk
 from openwork.kernels.selection import abs_topk
-from openwork.kernels.skipping import matmul
+from openwork.kernels.skipping import dense_gradients
 
 MOST_ENTRIES = 2**31 - 1
 MOST_OUTPUTS = 2**16
@@ -177,7 +177,7 @@ class _Together(torch.autograd.Function):
         dx, gradients = library.sparse_linears_backward(x, parts, for_x)
         learnt = []
         for (dy, *_), gradient, (for_weight, for_bias) in zip(parts, gradients, needs, strict=True):
-            dw, db = gradient or _dense_gradients(dy, x, for_weight, for_bias)
+            dw, db = gradient or dense_gradients(dy, x, for_weight, for_bias)
             learnt += [dw if for_weight else None, db if for_bias else None]
         return dx, None, *learnt
 
@@ -187,12 +187,6 @@ def _passed(dy: Tensor, kept: library.Kept) -> Tensor:
     if kept.slopes is not None:
         return library.gelu_abs_topk_backward(dy, kept.slopes)
     return dy if kept.y is None or kept.zero_cut is None else library.abs_topk_backward(dy, kept.y, kept.zero_cut)
-
-
-def _dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> tuple[Tensor | None, Tensor | None]:
-    dy_NO = dy.reshape(-1, dy.shape[-1]).contiguous()
-    dw = matmul(dy_NO.T, x.reshape(-1, x.shape[-1])) if for_weight else None
-    return dw, dy_NO.sum(0) if for_bias else None
 
 
 def _alone(x: Tensor, product: Product) -> Tensor:
@@ -274,4 +268,4 @@ class _ExactLinear(torch.autograd.Function):
         for_x, for_weight, for_bias, *_ = ctx.needs_input_grad
         transpose = _call("sparse_linear", _forward)
         dx = transpose(dy, t_starts, t_rows, values[order], None, x.shape[-1]) if for_x else None
-        return dx, *_dense_gradients(dy, x, for_weight, for_bias), *[None] * 6
+        return dx, *dense_gradients(dy, x, for_weight, for_bias), *[None] * 6

@@ -50,6 +50,13 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
+def dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> tuple[Tensor | None, Tensor | None]:
+    """From dy (..., d_out) and x (..., d_in): the gradients of a weight, zeros and all, and of a bias, if wanted."""
+    dy_NO = dy.reshape(-1, dy.shape[-1]).contiguous()
+    dw = matmul(dy_NO.T, x.reshape(-1, x.shape[-1])) if for_weight else None
+    return dw, dy_NO.sum(0) if for_bias else None
+
+
 def _skips(a: Tensor, n: int) -> bool:
     """Whether to skip the zeros of a (M, K) in a product with n columns."""
     if a.numel() * n < FEW_SUMS:
@@ -68,7 +75,6 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), (for_x, *others) = ctx.saved_tensors, ctx.needs_input_grad
         dy = dy.contiguous()
-        dx = matmul(dy, weight) if for_x else None
-        return dx, matmul(dy.T, x) if for_weight else None, dy.sum(0) if for_bias else None
+        return matmul(dy, weight) if for_x else None, *dense_gradients(dy, x, *others)

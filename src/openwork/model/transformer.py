@@ -357,7 +357,7 @@ class Transformer(nn.Module):
             x = block(x, door, position, cache[layer])
         x = at("final_resid", x)
         if due is not None:
-            each = torch.arange(len(due), device=due.device)
+            each = torch.arange(len(x), device=due.device)  # of x: fewer in `due` are refused
             x, tokens = x[each, due], tokens[each, due]
         logits = self.unembed(self.final_norm(x))
         return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
