@@ -229,3 +229,16 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
     assert min(len(one.edges) for one in found if one.reached) == smallest
     assert min(len(one.edges) for one in found) == 2
     assert len(found) == {2: 1, 3: 5}[smallest]  # what is larger than one that reaches the target is not made
+
+
+def test_every_seed_has_a_circuit_however_small_that_of_another_is(monkeypatch):
+    monkeypatch.setattr(
+        search,
+        "build",
+        lambda problem, judge, edge, seed: SimpleNamespace(seed=seed, edges=range(int(edge.sum())), reached=True),
+    )
+    judge: Any = SimpleNamespace(universe=SimpleNamespace(supplied=lambda edge: edge))
+    problem: Any = None
+    starts = [search.Start(seed, (torch.arange(5) < n).float()) for seed, n in ((0, 1), (1, 3), (0, 2))]
+    found = search._with_circuits_of(starts, [], problem, judge)
+    assert [(one.seed, len(one.edges)) for one in found] == [(0, 1), (1, 3)]

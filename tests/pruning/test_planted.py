@@ -206,6 +206,17 @@ def test_a_price_that_closes_every_edge_does_not_end_the_search(model):
     assert found[1] == 0 < found[2], found
 
 
+def test_the_stated_losses_are_those_of_the_validation_pairs(model):
+    circuit = prune(model, PlantedTask(), config=QUICK)
+    pairs = PlantedTask().pairs("validation", QUICK.validation_pairs)
+    with torch.no_grad():
+        assert circuit.losses["unpruned"] == pytest.approx(float(pairs.loss(model(pairs.flat))), rel=1e-3, abs=0)
+        uncalibrated = float(pairs.loss(circuit(pairs.flat)))
+        calibrated = float(pairs.loss(circuit(pairs.flat), circuit.scale, circuit.shift))
+    assert circuit.losses["circuit_uncalibrated"] == pytest.approx(uncalibrated, rel=1e-3, abs=0)
+    assert circuit.losses["circuit"] == pytest.approx(calibrated, rel=1e-3, abs=0)
+
+
 def test_a_looser_target_never_needs_more(model):
     circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1], config=QUICK)
     assert [circuit.target for circuit in circuits] == [0.1, 0.3]
