@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 1024, LINES = 16, BINS = 2048, SPARE = 16, TABLE = BINS + SPARE;
+constexpr int64_t BLOCK = 1024, ROWS = 16, COLUMNS = 64, BINS = 2048, SPARE = 16, TABLE = BINS + SPARE;
 constexpr int64_t SAMPLE = 4096, ENOUGH = 1 << 16;  // a matrix of fewer entries is not worth a sample
 constexpr int32_t PROTECTED = NOT_A_NUMBER + 1;
 
@@ -54,38 +54,60 @@ inline void for_blocks(const Matrix &w, int64_t begin, int64_t end, F f) {
     }
 }
 
-// Columns first .. first + n of the matrix, one every `stride` words.
-inline void copy_columns(const Matrix &w, int64_t first, int64_t n, int32_t *columns, int64_t stride) {
-    const float *from = reinterpret_cast<const float *>(w.bits) + first;
-    float *to = reinterpret_cast<float *>(columns);
-    for (int64_t c = 0; c < n; c += LANES)
-        for (int64_t r = 0; r < w.rows; r += LANES) {
-            Vec lines[LANES] = {};
-            const int64_t width = n - c < LANES ? n - c : LANES, height = w.rows - r < LANES ? w.rows - r : LANES;
-            for (int64_t i = 0; i < height; i++) lines[i] = some(from + (r + i) * w.cols + c, width);
-            transpose(lines);
-            for (int64_t i = 0; i < width; i++) put(to + (c + i) * stride + r, lines[i], height);
+// Each of m columns sees one key more: largest[i * COLUMNS + column] is the i-th largest, of n, that it has seen.
+inline void see(int32_t *largest, int64_t n, const int32_t *bits, int64_t m) {
+    int32_t keys[COLUMNS];
+    for (int64_t j = 0; j < m; j++) keys[j] = magnitude(bits[j]);
+    for (; m % LANES; m++) keys[m] = -1;
+    for (int64_t column = 0; column < m; column += LANES) {
+        int32_t *at = largest + column, *last = at + (n - 1) * COLUMNS;
+        IntVec key, other;
+        std::memcpy(&key, keys + column, sizeof key);
+        std::memcpy(&other, last, sizeof other);
+        if (!any(key > other)) continue;
+        for (; at <= last; at += COLUMNS) {
+            std::memcpy(&other, at, sizeof other);
+            const IntVec larger = key > other ? key : other;
+            key = key > other ? other : key;
+            std::memcpy(at, &larger, sizeof larger);
         }
+    }
 }
 
-// Finds what each of 16 lines from `first` on protects. False where there is no memory.
-bool protect(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int32_t *cut) {
-    const int64_t lines = w.axis == 1 ? w.rows : w.cols, length = w.axis == 1 ? w.cols : w.rows;
-    const int64_t here = lines - first < LINES ? lines - first : LINES;
-    const int64_t stride = length + 16;  // not a power of two, at which all columns would share a cache set
-    const size_t words = size_t(stride) * (w.axis == 1 ? 1 : LINES + 1);
-    int32_t *keys = static_cast<int32_t *>(std::malloc(words * sizeof(int32_t)));
-    if (!keys) return false;
-    int32_t *columns = keys + stride, guess = 0;
-    if (w.axis == 0) copy_columns(w, first, here, columns, stride);
-    for (int64_t line = 0; line < here; line++) {
-        const int32_t *bits = w.axis == 1 ? w.bits + (first + line) * w.cols : columns + line * stride;
-        Keys summary = make_keys(bits, keys, length);
-        Kept kept = keep(keys, length, floor, summary, guess);
-        bound[first + line] = kept.bound, cut[first + line] = kept.cut;
+// Finds what each of at most COLUMNS columns from `first` on protects. False where there is no memory.
+bool protect_columns(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int32_t *cut) {
+    const int64_t here = w.cols - first < COLUMNS ? w.cols - first : COLUMNS, n = floor + 1;
+    const Scratch memory(n * COLUMNS);
+    if (!memory.data) return false;
+    int32_t *largest = reinterpret_cast<int32_t *>(memory.data);
+    std::memset(largest, -1, size_t(n * COLUMNS) * sizeof(int32_t));
+    const int32_t *bits = w.bits + first;
+    for (int64_t r = 0; r < w.rows; r++) see(largest, n, bits + r * w.cols, here);
+    for (int64_t c = 0; c < here; c++) {
+        const int32_t *own = largest + c, last = own[(floor - 1) * COLUMNS];
+        Kept kept{last - 1, -1};
+        if (own[floor * COLUMNS] == last) {  // equal keys straddle the floor
+            int64_t ties = floor;
+            for (int64_t i = 0; i < floor; i++) ties -= own[i * COLUMNS] > last;
+            kept = {last, 0};
+            while (magnitude(bits[kept.cut * w.cols + c]) != last || --ties > 0) kept.cut++;
+        }
+        bound[first + c] = kept.bound, cut[first + c] = kept.cut;
+    }
+    return true;
+}
+
+// The same of at most ROWS rows.
+bool protect_rows(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int32_t *cut) {
+    const Scratch memory(w.cols);
+    if (!memory.data) return false;
+    int32_t *keys = reinterpret_cast<int32_t *>(memory.data), guess = 0;
+    for (int64_t r = first; r < first + ROWS && r < w.rows; r++) {
+        const Keys summary = make_keys(w.bits + r * w.cols, keys, w.cols);
+        const Kept kept = keep(keys, w.cols, floor, summary, guess);
+        bound[r] = kept.bound, cut[r] = kept.cut;
         guess = kept.bound;
     }
-    std::free(keys);
     return true;
 }
 
@@ -158,6 +180,7 @@ void estimate(const Matrix &w, int64_t k, Candidates &c) {
     const int64_t slack = int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2;
     const int64_t few = int64_t(expected) - slack, many = int64_t(expected) + slack;
     c.low = many < SAMPLE ? find_bound(sample, SAMPLE, many, summary, 0).value : 0;
+    c.low = c.low > 0 ? c.low : 1;
     c.high = few > 0 ? find_bound(sample, SAMPLE, few, summary, c.low).value : PROTECTED;
 }
 
@@ -256,8 +279,10 @@ extern "C" int FUNCTION(keep_topk)(int32_t *bits, int64_t rows, int64_t cols, in
     int failed = 0;
     Matrix w{bits, rows, cols, nullptr, nullptr, axis};
     if (floor > 0) {
-        parallel((lines + LINES - 1) / LINES, threads, [&](int64_t part) {
-            if (!protect(w, part * LINES, floor, bound, cut)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        const int64_t step = axis == 1 ? ROWS : COLUMNS;
+        const auto protect = axis == 1 ? protect_rows : protect_columns;
+        parallel((lines + step - 1) / step, threads, [&](int64_t part) {
+            if (!protect(w, part * step, floor, bound, cut)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
         });
         w.bound = bound, w.cut = cut;
     }
