@@ -180,7 +180,7 @@ void estimate(const Matrix &w, int64_t k, Candidates &c) {
     const int64_t slack = int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2;
     const int64_t few = int64_t(expected) - slack, many = int64_t(expected) + slack;
     c.low = many < SAMPLE ? find_bound(sample, SAMPLE, many, summary, 0).value : 0;
-    c.low = c.low > 0 ? c.low : 1;
+    c.low = c.low > 0 ? c.low : 1;  // there may be far too many zeros; where some are among the k, digits are counted
     c.high = few > 0 ? find_bound(sample, SAMPLE, few, summary, c.low).value : PROTECTED;
 }
 
