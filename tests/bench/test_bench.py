@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from openwork import kernels
-from openwork.bench import bench_inference, bench_training, products
+from openwork.bench import attention, bench_inference, bench_training, products
 from openwork.bench.plain import plain_abs_topk, plain_operators, plain_stepper
 from openwork.bench.timing import interleave, times
 from openwork.bench.training import multiply_adds, stepper
@@ -113,6 +113,7 @@ def test_inference_agrees_between_the_ways():
 )
 def test_the_last_line_is_the_json_that_the_file_has(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(products, "SHAPES", ((32, 48),))
+    monkeypatch.setattr(attention, "WIDTHS", (32,))
     done = CliRunner().invoke(app, ["bench", *arguments, "--rounds", "1", "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads((tmp_path / "out.json").read_text())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from openwork.kernels.attention import attention, fits
-from tests.kernels.engines import LEVELS, engine
+from tests.kernels.engines import LEVELS, engine, kept_by_sorting
 
 compiled = pytest.mark.parametrize("name", LEVELS)
 
@@ -117,5 +117,85 @@ def test_repeated_runs_give_the_same_bits(name):
             q, k, v = tensors(3, 40, 40, 48)
             y = attention(q, k, v, 16, torch.zeros(3))
             runs.append([y, *torch.autograd.grad(y.square().sum(), (q, k, v))])
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def selected(length: int, d_head: int, heads: int, kept: int) -> list[Tensor]:
+    """q, and k and v as AbsTopK leaves them; in every third row fewer channels than it keeps are not zero."""
+    q, *others = (x.detach() for x in tensors(2, length, length, heads * d_head, 2.0))
+    for x in others:
+        x[:, ::3, : heads * d_head - kept // 2] = 0.0
+        x *= kept_by_sorting(x, kept)
+    return [x.requires_grad_() for x in (q, *others)]
+
+
+@compiled
+@pytest.mark.parametrize("with_sink", [True, False])
+@pytest.mark.parametrize(
+    ("d_head", "heads", "length"), [(16, 3, 128), (16, 9, 301), (32, 5, 130), (64, 2, 257), (64, 3, 128)]
+)
+def test_channels_that_abs_topk_made_zero_are_skipped(name, d_head, heads, length, with_sink):
+    kept = heads * d_head // 4
+    inputs = selected(length, d_head, heads, kept)
+    sink = torch.linspace(-3.0, 9.0, heads, requires_grad=True) if with_sink else None
+    if sink is not None:
+        inputs.append(sink)
+    with engine(name):
+        y = attention(*inputs[:3], d_head, sink, kept)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        ours = torch.autograd.grad(y, inputs, dy)
+        others = torch.autograd.grad(attention(*inputs[:3], d_head, sink), inputs, dy)
+    want = by_definition(*inputs[:3], d_head, sink)
+    torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-5)
+    for i, gradient in enumerate(torch.autograd.grad(want, inputs, dy.double())):
+        torch.testing.assert_close(others[i], gradient, rtol=1e-3, atol=1e-4)
+        mask = kept_by_sorting(inputs[i], kept) if i in (1, 2) else 1.0
+        torch.testing.assert_close(ours[i], gradient * mask, rtol=1e-3, atol=1e-4)
+
+
+@compiled
+@pytest.mark.parametrize("sink", [None, -500.0, 500.0])
+def test_scores_of_any_size_where_zeros_are_skipped(name, sink):
+    inputs = selected(160, 16, 1, 4)
+    for x in inputs:
+        x.data *= 20.0
+    inputs[0].data[0] -= 300.0 * (sink is None)  # without a sink, scores far below zero as well
+    sinks = None if sink is None else torch.tensor([sink])
+    with engine(name):
+        y = attention(*inputs, 16, sinks, 4)
+        dq, _, dv = torch.autograd.grad(y.sum(), inputs)
+    want = by_definition(*inputs, 16, sinks)
+    torch.testing.assert_close(y.double(), want, rtol=1e-3, atol=1e-3)
+    gradients = torch.autograd.grad(want.sum(), (inputs[0], inputs[2]))
+    torch.testing.assert_close(dq, gradients[0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(dv, gradients[1] * kept_by_sorting(inputs[2], 4), rtol=1e-3, atol=1e-3)
+
+
+@compiled
+def test_where_zeros_are_skipped_nothing_that_is_not_finite_is_lost_and_nothing_earlier_is_touched(name):
+    nan, inf = float("nan"), float("inf")
+    for which, value in ((0, nan), (0, inf), (1, nan), (2, nan), (2, inf)):  # a key of infinity may have no weight
+        inputs = selected(150, 16, 2, 8)
+        inputs[1].data[..., 5] = 0.0  # so that no key has what spoils the query
+        inputs[which].data[0, 70, 5] = value
+        with engine(name):
+            y = attention(*inputs, 16, torch.zeros(2), 8)
+            dq, dk, dv = torch.autograd.grad(y.sum(), inputs)
+        spoilt = y[0, 70, :16] if which < 2 else y[0, 70, 5]
+        assert not spoilt.isfinite().any() and not dq[0, 70, :16].isfinite().all(), (which, value)
+        assert y[0, :70].isfinite().all() and dq[0, :70].isfinite().all() and y[1].isfinite().all()
+        assert not dk.isfinite().all() and (which == 2 or not dv.isfinite().all())
+
+
+@compiled
+def test_skipping_gives_the_same_bits_however_many_threads(name):
+    inputs = selected(200, 16, 9, 36)
+    runs = []
+    for threads in (1, 2, 3, 2):
+        with engine(name):
+            torch.set_num_threads(threads)
+            y = attention(*inputs, 16, None, 36)
+            runs.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))

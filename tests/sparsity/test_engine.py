@@ -17,8 +17,8 @@ from openwork.sparsity import SparseLinear, SparsityConfig, project_, quotas, us
 needs_kernels = pytest.mark.skipif(not kernels.native, reason="the kernels were not compiled here")
 
 
-def sparse_model(tied: bool = False, d_model: int = 32, density: float = 1 / 32) -> Transformer:
-    model = Transformer(ModelConfig(n_layers=2, d_model=d_model, d_vocab=90, n_ctx=20, tied=tied), seed=1)
+def sparse_model(tied: bool = False, d_model: int = 32, density: float = 1 / 32, n_ctx: int = 20) -> Transformer:
+    model = Transformer(ModelConfig(n_layers=2, d_model=d_model, d_vocab=90, n_ctx=n_ctx, tied=tied), seed=1)
     project_(quotas(model, SparsityConfig(density=density, floor=0), density))
     return model
 
@@ -58,6 +58,37 @@ def test_zero_activations_are_skipped_and_gradients_stay_what_they_were(density,
     assert len(shapes) == 2 * a_layer
     for name, gradient in gradients(dense, tokens).items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("density", [1 / 16, 1])
+def test_attention_skips_channels_and_gradients_stay_what_they_were(density, monkeypatch):
+    """At 1/16 AbsTopK of many a key has fewer channels to keep than it may, so that zeros are kept and learn too."""
+    model, called, call = sparse_model(density=density, n_ctx=150), [], library.call
+    use_sparse_layers(model)
+    monkeypatch.setattr(library, "call", lambda name, *others: called.append(name) or call(name, *others))
+    tokens = torch.randint(0, 90, (2, 151), generator=torch.Generator().manual_seed(0))
+    ours = gradients(model, tokens)
+    assert called.count("selected_attention") == called.count("selected_attention_backward") == 2
+    monkeypatch.setattr("openwork.kernels.attention._skips", lambda *tensors: False)
+    for name, gradient in gradients(model, tokens).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+def test_who_watches_keys_and_values_sees_all_their_gradients(monkeypatch):
+    model, seen = sparse_model(density=1 / 4, n_ctx=150), []
+    use_sparse_layers(model)
+    tokens = torch.randint(0, 90, (2, 150), generator=torch.Generator().manual_seed(0))
+    for skips in (True, False):
+        if not skips:
+            monkeypatch.setattr("openwork.kernels.attention._skips", lambda *tensors: False)
+        logits, sites = model.run(tokens, record=["0.attn.k", "0.attn.v"])
+        seen.append(torch.autograd.grad(logits.square().mean(), list(sites.values())))
+        for site, gradient in zip(sites.values(), seen[-1], strict=True):
+            assert gradient[site == 0].any()
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 @needs_kernels

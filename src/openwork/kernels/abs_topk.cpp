@@ -28,3 +28,20 @@ extern "C" void FUNCTION(abs_topk_backward)(const int32_t *dy, const int32_t *y,
             passed_row(dy + r * d, y + r * d, zero_cut[r], dx + r * d, d);
     });
 }
+
+// zero_cut (rows,) as abs_topk gave it, from y alone: the zeros that were kept are the first ones of a row.
+extern "C" void FUNCTION(abs_topk_zero_cut)(const int32_t *y, int32_t *zero_cut, int64_t rows, int64_t d, int64_t k,
+                                            int threads) {
+    const int64_t step = rows_a_part(d);
+    parallel((rows + step - 1) / step, threads, [=](int64_t part) {
+        const int64_t end = (part + 1) * step < rows ? (part + 1) * step : rows;
+        for (int64_t r = part * step; r < end; r++) {
+            const int32_t *row = y + r * d;
+            int32_t left = int32_t(k), cut = -1;
+            for (int64_t j = 0; j < d; j++) left -= (row[j] & MAGNITUDE) != 0;
+            for (int32_t j = 0; left > 0 && j < int32_t(d); j++)
+                if ((row[j] & MAGNITUDE) == 0) left--, cut = j;
+            zero_cut[r] = cut;
+        }
+    });
+}

@@ -11,6 +11,9 @@
     X(void, abs_topk_backward,                                                                                       \
       (const int32_t *dy, const int32_t *y, const int32_t *cut, int32_t *dx, int64_t rows, int64_t d, int threads),  \
       (dy, y, cut, dx, rows, d, threads))                                                                            \
+    X(void, abs_topk_zero_cut,                                                                                       \
+      (const int32_t *y, int32_t *cut, int64_t rows, int64_t d, int64_t k, int threads),                             \
+      (y, cut, rows, d, k, threads))                                                                                 \
     X(int, keep_topk, (int32_t *w, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis, int threads),     \
       (w, rows, cols, k, floor, axis, threads))                                                                      \
     X(int64_t, compress_starts, (const int32_t *w, int32_t *starts, int64_t rows, int64_t cols, int threads),        \
@@ -46,6 +49,15 @@
        float *lse, float *dq, float *dk, float *dv, float *dsink, int64_t batch, int64_t heads, int64_t length,      \
        int64_t d_head, int threads),                                                                                 \
       (dy, q, k, v, sink, y, lse, dq, dk, dv, dsink, batch, heads, length, d_head, threads))                         \
+    X(int, selected_attention,                                                                                       \
+      (const float *q, const float *k, const float *v, const float *sink, float *y, float *lse, int64_t batch,       \
+       int64_t heads, int64_t length, int64_t d_head, int threads),                                                  \
+      (q, k, v, sink, y, lse, batch, heads, length, d_head, threads))                                                \
+    X(int, selected_attention_backward,                                                                              \
+      (const float *dy, const float *q, const float *k, const float *v, const float *sink, const float *y, const     \
+       float *lse, const int32_t *k_cut, const int32_t *v_cut, float *dq, float *dk, float *dv, float *dsink,        \
+       int64_t batch, int64_t heads, int64_t length, int64_t d_head, int threads),                                   \
+      (dy, q, k, v, sink, y, lse, k_cut, v_cut, dq, dk, dv, dsink, batch, heads, length, d_head, threads))           \
     X(int, rms_norm,                                                                                                 \
       (const float *x, const float *weight, float *y, float *scales, int32_t *cut, int64_t rows, int64_t d,          \
        int64_t k, float eps, int threads),                                                                           \

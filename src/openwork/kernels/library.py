@@ -23,6 +23,7 @@ _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, c
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT]),
+    "abs_topk_zero_cut": (None, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "keep_topk": (_INT, [_POINTER, _LONG, _LONG, _LONG, _LONG, _INT, _INT]),
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
@@ -33,6 +34,8 @@ _SIGNATURES = {
     "adam_step": (None, [*[_POINTER] * 4, _LONG, *[_FLOAT] * 7, _INT]),
     "attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 5, _INT]),
     "attention_backward": (_INT, [*[_POINTER] * 11, *[_LONG] * 4, _INT]),
+    "selected_attention": (_INT, [*[_POINTER] * 6, *[_LONG] * 4, _INT]),
+    "selected_attention_backward": (_INT, [*[_POINTER] * 13, *[_LONG] * 4, _INT]),
     "rms_norm": (_INT, [*[_POINTER] * 5, _LONG, _LONG, _LONG, _FLOAT, _INT]),
     "rms_norm_backward": (_INT, [*[_POINTER] * 8, _LONG, _LONG, _LONG, _INT]),
     "gelu": (None, [_POINTER, _POINTER, _LONG, _INT]),
@@ -150,6 +153,13 @@ def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
     dx, d = torch.empty_like(y), y.shape[-1]
     call("abs_topk_backward", dy.contiguous(), y, zero_cut, dx, y.numel() // d, d)
     return dx
+
+
+def abs_topk_zero_cut(y: Tensor, k: int) -> Tensor:
+    """For each row of y (..., d), which AbsTopK made: the last place at which it kept a zero, int32; -1 if none."""
+    zero_cut = torch.empty(y.shape[:-1], dtype=torch.int32)
+    call("abs_topk_zero_cut", y, zero_cut, zero_cut.numel(), y.shape[-1], k)
+    return zero_cut
 
 
 def gelu_abs_topk_backward(dy: Tensor, slopes: Tensor) -> Tensor:

@@ -59,10 +59,13 @@ def dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> 
 
 def _skips(a: Tensor, n: int) -> bool:
     """Whether to skip the zeros of a (M, K) in a product with n columns."""
-    if a.numel() * n < FEW_SUMS:
-        return False
-    sample = (a if a.is_contiguous() else a.T)[::SAMPLED]
-    return int(torch.count_nonzero(sample)) <= MOSTLY_ZERO * sample.numel()
+    return a.numel() * n >= FEW_SUMS and mostly_zero(a if a.is_contiguous() else a.T)
+
+
+def mostly_zero(x: Tensor, most: float = MOSTLY_ZERO) -> bool:
+    """Whether at most that fraction of the sampled rows of x (N, width) is not zero."""
+    sample = x[::SAMPLED]
+    return int(torch.count_nonzero(sample)) <= most * sample.numel()
 
 
 class _Linear(torch.autograd.Function):

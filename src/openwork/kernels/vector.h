@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -38,6 +40,17 @@ typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
 
 [[maybe_unused]] inline Vec all(float x) { return x - Vec{}; }
 
+// Lane i is that of number places[i] of a's and b's lanes in a row.
+[[maybe_unused]] inline Vec shuffled(Vec a, Vec b, IntVec places) {
+#if defined(__clang__)
+    Vec v;
+    for (int i = 0; i < LANES; i++) v[i] = places[i] < LANES ? a[places[i]] : b[places[i] - LANES];
+    return v;
+#else
+    return __builtin_shuffle(a, b, places);
+#endif
+}
+
 // a or, where the lane of `mask` is 0, b.
 [[maybe_unused]] inline Vec choose(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
 
@@ -66,10 +79,41 @@ typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
 #endif
 }
 
+// The way back: the numbers at `from`, one after the other, into the lanes where `mask` is -1, zeros elsewhere; and how
+// many these are in n. LANES numbers are read.
+[[maybe_unused]] inline Vec take_chosen(const float *from, IntVec mask, int64_t &n) {
+#if defined(__AVX512F__)
+    const __mmask16 bits = _mm512_movepi32_mask(__m512i(mask));
+    n = __builtin_popcount(bits);
+    return Vec(_mm512_maskz_expand_ps(bits, _mm512_loadu_ps(from)));
+#else
+    int32_t chosen[LANES], numbers[LANES];
+    std::memcpy(chosen, &mask, sizeof mask);
+    n = 0;
+    for (int i = 0; i < LANES; n -= chosen[i++]) std::memcpy(numbers + i, from + n, sizeof(float));
+    IntVec bits;
+    std::memcpy(&bits, numbers, sizeof bits);
+    bits &= mask;
+    Vec v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+#endif
+}
+
+// Lane i is lane i + BY, and after the last comes the first.
+template <int BY>
+inline Vec rotated(Vec v) {
+    IntVec places;
+    for (int i = 0; i < LANES; i++) places[i] = (i + BY) % LANES;
+    return shuffled(v, v, places);
+}
+
 // Adds the lanes, always in the same tree.
 [[maybe_unused]] inline float sum(Vec v) {
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    if constexpr (LANES >= 16) v += rotated<8>(v);
+    if constexpr (LANES >= 8) v += rotated<4>(v);
+    v += rotated<2>(v);
+    v += rotated<1>(v);
     return v[0];
 }
 
@@ -91,15 +135,7 @@ inline void exchange(Vec &a, Vec &b) {
         low[i] = odd ? LANES + i - STEP : i;
         high[i] = odd ? LANES + i : i + STEP;
     }
-#if defined(__clang__)
-    Vec x, y;
-    for (int i = 0; i < LANES; i++) {
-        x[i] = low[i] < LANES ? a[low[i]] : b[low[i] - LANES];
-        y[i] = high[i] < LANES ? a[high[i]] : b[high[i] - LANES];
-    }
-#else
-    const Vec x = __builtin_shuffle(a, b, low), y = __builtin_shuffle(a, b, high);
-#endif
+    const Vec x = shuffled(a, b, low), y = shuffled(a, b, high);
     a = x, b = y;
 }
 
@@ -129,6 +165,17 @@ inline void merge(Vec *v) {
 [[maybe_unused]] inline Vec sums(Vec *v) {
     merge<1>(v);
     return v[0];
+}
+
+// In lanes 0 to 3 the sums of the lanes of v[0] to v[3], always in the same tree.
+[[maybe_unused]] ALWAYS_INLINE Vec first_four_sums(Vec *v) {
+    exchange<1>(v[0], v[1]), exchange<1>(v[2], v[3]);
+    Vec a = v[0] + v[1], b = v[2] + v[3];
+    exchange<2>(a, b);
+    a += b;
+    if constexpr (LANES >= 16) a += rotated<8>(a);
+    if constexpr (LANES >= 8) a += rotated<4>(a);
+    return a;
 }
 
 // The first n lanes from memory, n being at most LANES; and back.

@@ -21,13 +21,14 @@ from torch import Tensor
 from openwork.kernels.attention import attention, fits
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, kept: int = 0) -> Tensor:
     """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none.
 
-    The queries may be fewer than keys and values: they are those of the last positions.
+    The queries may be fewer than keys and values: they are those of the last positions. `kept`, if k and v come
+    straight from AbsTopK, is how many channels it kept: no others need a gradient.
     """
     if fits(q, k, v, d_head):
-        return attention(q, k, v, d_head, sink)
+        return attention(q, k, v, d_head, sink, kept)
     batch, length, width = q.shape
     q_BHTK, k_BHTK, v_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
     if length < k.shape[1]:

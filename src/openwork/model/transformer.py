@@ -135,7 +135,8 @@ class Attention(nn.Module):
         q, k, v = map(at, sites, self.sparse.after_each(sites, layers, x))
         if cache is not None:
             k, v = cache.extend(k, v)
-        y = at("attn.y", attend(q, k, v, self.d_head, self.sink))
+        selected = self.sparse.sites.issuperset(sites[1:]) and at is pass_on and not any(map(looked_at, layers))
+        y = at("attn.y", attend(q, k, v, self.d_head, self.sink, self.sparse.kept(v.shape[-1]) if selected else 0))
         return at("attn.resid_delta", self.sparse.after("attn.resid_delta", self.out, y))
 
 
@@ -165,7 +166,7 @@ class Sparse:
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
         """x, with the largest kept where `site` is sparse."""
-        return abs_topk(x, self._k(x.shape[-1])) if site in self.sites else x
+        return abs_topk(x, self.kept(x.shape[-1])) if site in self.sites else x
 
     def after(
         self, site: str, layer: nn.Module, x: Tensor, nonlinearity: Callable[[Tensor], Tensor] | None = None
@@ -175,11 +176,11 @@ class Sparse:
         looks at it."""
         in_one_pass = getattr(layer, "abs_topk", None)
         if in_one_pass and site in self.sites and nonlinearity in (None, gelu) and not looked_at(layer):
-            k = self._k(layer.out_features if isinstance(layer, nn.Linear) else x.shape[-1])
+            k = self.kept(layer.out_features if isinstance(layer, nn.Linear) else x.shape[-1])
             return in_one_pass(x, k, gelu=nonlinearity is gelu)
         y = layer(x)
         if nonlinearity is gelu and site in self.sites:
-            return gelu_abs_topk(y, self._k(y.shape[-1]))
+            return gelu_abs_topk(y, self.kept(y.shape[-1]))
         return self(site, y if nonlinearity is None else nonlinearity(y))
 
     def after_each(self, sites: Sequence[str], layers: Sequence[nn.Linear], x: Tensor) -> Sequence[Tensor]:
@@ -187,11 +188,12 @@ class Sparse:
         ``together(layers, x, ks)``, in which k = 0 stands for no selection."""
         in_one_pass, *others = {getattr(type(layer), "together", None) for layer in layers}
         if in_one_pass and not others and not any(map(looked_at, layers)):
-            ks = [self._k(y.out_features) if site in self.sites else 0 for site, y in zip(sites, layers, strict=True)]
+            ks = [self.kept(y.out_features) if site in self.sites else 0 for site, y in zip(sites, layers, strict=True)]
             return in_one_pass(layers, x, ks)
         return [self.after(site, layer, x) for site, layer in zip(sites, layers, strict=True)]
 
-    def _k(self, width: int) -> int:
+    def kept(self, width: int) -> int:
+        """How many of the channels are kept at a sparse site of that width."""
         return max(1, int(width * self.fraction))
 
 
