@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -228,7 +229,32 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
     found = search.smallest(problem, judge, starts)
     assert min(len(one.edges) for one in found if one.reached) == smallest
     assert min(len(one.edges) for one in found) == 2
-    assert len(found) == {2: 1, 3: 5}[smallest]  # what is larger than one that reaches the target is not made
+    # what is larger than one that reaches the target is not made; what is smaller and does not is tried at each aim
+    assert len(found) == {2: 1, 3: 8}[smallest]
+
+
+def test_what_fails_on_the_validation_pairs_is_cleaned_up_to_less_whatever_others_reach(monkeypatch):
+    """Of seed 0 a small circuit does the task at the second aim only, of seed 1 a large one does at once."""
+    aims: list[tuple[int, int, float]] = []
+
+    def cleaned_up(problem, judge, start, aim, by=eliminate):
+        if by is eliminate:
+            aims.append((start.seed, int(start.edge.sum()), aim))
+        return replace(start, edge=start.edge * (torch.arange(9) < int(start.edge.sum()) - (aim == 1)))
+
+    def built(problem, judge, edge, seed):
+        n = int(edge.sum())
+        return SimpleNamespace(seed=seed, edges=range(n), nodes=(), losses={}, reached=n in (3, 8))
+
+    monkeypatch.setattr(search, "_cleaned_up", cleaned_up)
+    monkeypatch.setattr(search, "build", built)
+    judge: Any = SimpleNamespace(universe=SimpleNamespace(supplied=lambda edge: edge))
+    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None)
+    starts = [search.Start(seed, (torch.arange(9) < n).float()) for seed, n in ((0, 3), (0, 7), (1, 9))]
+    found = search.smallest(problem, judge, starts)
+    assert {(c.seed, len(c.edges)) for c in found if c.reached} == {(0, 3), (1, 8)}
+    assert {aim for *_, aim in aims} == {1.0, 0.9}
+    assert [aim for *start, aim in aims if start == [1, 9]] == [1.0]
 
 
 def test_every_seed_has_a_circuit_however_small_that_of_another_is(monkeypatch):

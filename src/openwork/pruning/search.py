@@ -8,7 +8,7 @@ shortlist nodes by gradients of the whole model
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,22 +106,33 @@ class Start:
 def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circuit]:
     """Locally minimal circuits within the most promising of `starts`, and within unions of these circuits.
 
-    Two circuits that do the task by partly different edges together hold a third, often smaller than both.
+    Two circuits that do the task by partly different edges together hold a third, often smaller than both. What does
+    the task on the fixed pairs and not on the validation pairs is cleaned up again, to less, unless its seed has a
+    smaller circuit that does.
     """
-    promising, circuits = _promising(problem, judge, starts), []
+    left, circuits = _promising(problem, judge, starts), []
     for aim in AIMS:
-        ends = [end for start in promising if (end := _cleaned_up(problem, judge, start, aim))]
-        ends = sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
-        smaller = ends[:1]
+        pairs = [(start, end) for start in left if (end := _cleaned_up(problem, judge, start, aim))]
+        ends = _different(end for _, end in pairs)
+        best = ends[:1]
         for other in ends[1:]:
-            best = smaller[-1]
-            union = replace(best, edge=torch.maximum(best.edge, other.edge))
-            if (child := _cleaned_up(problem, judge, union, aim)) and _n_edges(child) < _n_edges(best):
-                smaller.append(child)
-        circuits = _with_circuits_of([*ends, *smaller[1:]], circuits, problem, judge)
-        if any(circuit.reached for circuit in circuits):
-            break
+            union = replace(best[-1], edge=torch.maximum(best[-1].edge, other.edge))
+            if (child := _cleaned_up(problem, judge, union, aim)) and _n_edges(child) < _n_edges(best[-1]):
+                pairs.append((union, child))
+                best.append(child)
+        circuits = _with_circuits_of(_different(end for _, end in pairs), circuits, problem, judge)
+        reached = [c for c in circuits if c.reached]
+        left = [
+            start
+            for start, end in pairs
+            if not any(c.seed == end.seed and len(c.edges) <= _n_edges(end) for c in reached)
+        ]
     return _with_circuits_of(starts, circuits, problem, judge)
+
+
+def _different(ends: Iterable[Start]) -> list[Start]:
+    """Each of `ends` once, the smallest first."""
+    return sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
 
 
 def _with_circuits_of(starts: list[Start], circuits: list[Circuit], problem: Problem, judge: Judge) -> list[Circuit]:
