@@ -3,7 +3,8 @@
 // With scores s_tj = q_t . k_j / sqrt(D) over keys j <= t and the sink's logit b, p_tj = exp(s_tj - l_t) where l_t =
 // log(exp(b) + sum_j exp(s_tj)), and y_t = sum_j p_tj v_j. A head of one sequence is one part of the work: its keys are
 // brought into lanes once, and a few queries at a time meet all their keys in registers. Queries are the last ones of
-// the keys' positions, so that a new token can meet cached keys.
+// the keys' positions, so that a new token can meet cached keys. Keys and values of which little is not zero are met in
+// selected_attention.cpp.
 #include <cmath>
 
 #include "exponential.h"
