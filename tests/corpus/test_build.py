@@ -427,6 +427,7 @@ def test_a_corpus_of_another_tokenizer_is_not_opened_for_this_one(source, tmp_pa
 
 # timeout: an endless part that is read first is read for ever
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_the_endless_part_may_be_named_first(source, tmp_path):
     one, other = (
         build(mix, tmp_path / f"c{i}") for i, mix in enumerate((f"idioms:3,{source}:1", f"{source}:1,idioms:3"))

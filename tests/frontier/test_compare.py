@@ -73,6 +73,7 @@ def planted(monkeypatch):
     return searched
 
 
+@pytest.mark.slow
 def test_what_was_found_is_not_looked_for_again(planted, tmp_path):
     models = planted_model("mlp", decoys=False), planted_model("mlp")
     first = compare(*models, tmp_path, names=["one"], seeds=(0, 1), config=QUICK)

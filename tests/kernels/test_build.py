@@ -72,6 +72,7 @@ def test_all_is_sorted_and_true():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.slow
 def test_freed_memory_is_kept_where_that_was_asked_for():
     code = """
 import sys, resource, torch, openwork.kernels

@@ -217,6 +217,7 @@ def test_the_stated_losses_are_those_of_the_validation_pairs(model):
     assert circuit.losses["circuit"] == pytest.approx(calibrated, rel=1e-3, abs=0)
 
 
+@pytest.mark.slow
 def test_a_looser_target_never_needs_more(model):
     circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1], config=QUICK)
     assert [circuit.target for circuit in circuits] == [0.1, 0.3]

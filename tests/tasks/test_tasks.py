@@ -162,6 +162,7 @@ def test_idioms_have_none_of_the_held_out_shapes(name: str, idiom_shapes: str) -
     assert not [template for template in form.held_out if any(found(template) for _ in range(4))]
 
 
+@pytest.mark.slow
 def test_the_hash_names_task_and_tokenizer(idioms_tokenizer: Tokenizer) -> None:
     other = Tokenizer.train(islice(documents(1), 300), 1024)
     hashes = [tasks.get(name, idioms_tokenizer).hash for name in tasks.names()]

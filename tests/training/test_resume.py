@@ -123,6 +123,7 @@ def test_a_file_system_without_locks_is_trained_on_all_the_same(tmp_path, monkey
         pass
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_corpus, tmp_path, unstopped, caplog):
     out = tmp_path / "model"
     train(tiny_corpus, config(), out)
