@@ -192,7 +192,7 @@ def test_where_zeros_are_skipped_nothing_that_is_not_finite_is_lost_and_nothing_
 def test_skipping_gives_the_same_bits_however_many_threads(name):
     inputs = selected(200, 16, 9, 36)
     runs = []
-    for threads in (1, 2, 3, 2):
+    for threads in (1, 2, 7, 2):  # of seven each would have less than a group of heads
         with engine(name):
             torch.set_num_threads(threads)
             y = attention(*inputs, 16, None, 36)

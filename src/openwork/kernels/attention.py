@@ -58,7 +58,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, kept: int) -> Tensor:
         skips = _skips(q, k, v)
         y, lse = _forward(q, k, v, d_head, sink, skips)
-        cuts = [library.abs_topk_zero_cut(x, kept) for x in (k, v)] if skips and kept else [None, None]
+        cuts = [library.abs_topk_zero_cut(x, kept) for x in (k, v)] if skips and kept else []
         ctx.save_for_backward(q, k, v, sink, y, lse, *cuts)
         ctx.d_head = d_head
         return y
@@ -72,8 +72,8 @@ class _Attention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(q) for _ in range(3))
         dsink, sizes = torch.empty(lse.shape[:2]), (*lse.shape, ctx.d_head)
         inputs = (dy.contiguous(), q, k, v, sink, y, lse)
-        if None in cuts:
-            library.call("attention_backward", *inputs, dq, dk, dv, dsink, *sizes)
-        else:
+        if cuts:
             library.call("selected_attention_backward", *inputs, *cuts, dq, dk, dv, dsink, *sizes)
+        else:
+            library.call("attention_backward", *inputs, dq, dk, dv, dsink, *sizes)
         return dq, dk, dv, None, None if sink is None else dsink.sum(0), None

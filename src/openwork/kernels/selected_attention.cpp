@@ -15,7 +15,7 @@ namespace {
 
 constexpr int BLOCK = LANES == 16 ? 8 : 4;  // vectors of queries: as many as the registers hold, scores and gradients
 constexpr int64_t WIDTH = BLOCK * LANES;
-constexpr int64_t GROUP = 128;  // channels of the heads that are one part of the work
+constexpr int64_t GROUP = 128;  // channels of the heads that are one part of the work, at most
 constexpr int64_t AHEAD = 8;    // rows that are fetched before they are read: no processor sees which come next
 constexpr float LARGEST = 87.0f;  // that has an exponential
 constexpr int32_t MAGNITUDE = 0x7fffffff;
@@ -345,10 +345,13 @@ bool backward(const float *dy, const float *q, const float *k, const float *v, c
     return true;
 }
 
-// Calls f(heads, b) for every sequence b and every group of its heads; returns 1 where one gave false, else 0.
+// Calls f(heads, b) for every sequence b and every group of its heads; returns 1 where one gave false, else 0. What
+// comes out for a head does not depend on its group: they are smaller where threads would have nothing to do.
 template <class F>
 int for_groups(int64_t batch, int64_t heads, int64_t length, int64_t d, int threads, F f) {
-    const int64_t together = d < GROUP ? GROUP / d : 1, groups = (heads + together - 1) / together;
+    int64_t together = d < GROUP ? GROUP / d : 1;
+    while (together > 1 && batch * ((heads + together - 1) / together) < threads) together /= 2;
+    const int64_t groups = (heads + together - 1) / together;
     int failed = 0;
     parallel(batch * groups, threads, [&](int64_t part) {
         const int64_t i = part % groups * together, n = heads - i < together ? heads - i : together;
