@@ -18,7 +18,7 @@ from openwork.bench.timing import interleave, times
 from openwork.bench.training import multiply_adds, stepper
 from openwork.cli import app
 from openwork.errors import UserError
-from openwork.kernels import abs_topk
+from openwork.kernels import abs_topk, library
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig
@@ -117,6 +117,19 @@ def test_the_last_line_is_the_json_that_the_file_has(arguments, tmp_path, monkey
     done = CliRunner().invoke(app, ["bench", *arguments, "--rounds", "1", "--json", str(tmp_path / "out.json")])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads((tmp_path / "out.json").read_text())
+
+
+@pytest.mark.skipif(not kernels.native, reason="the kernels were not compiled here")
+def test_each_kernel_of_attention_is_timed_there_and_back(monkeypatch):
+    called, call = [], library.call
+    monkeypatch.setattr(library, "call", lambda name, *others: called.append(name) or call(name, *others))
+    monkeypatch.setattr(attention, "WIDTHS", (32,))
+    rows = attention.bench_attention(tokens=128, context=128, rounds=1)
+    ways = {f"{kernel}, {way}" for kernel in ("any keys", "skipping") for way in ("forward", "both ways")}
+    assert [row["kept"] for row in rows] == list(attention.FRACTIONS)
+    assert all(row.keys() == {"d_model", "kept"} | ways and all(row[way] > 0 for way in ways) for row in rows)
+    backward = {"attention_backward", "selected_attention_backward"}
+    assert {name for name in called if "attention" in name} == {"attention", "selected_attention"} | backward
 
 
 SIZES = [("infer", "--rounds", "0"), ("kernels", "--rounds", "0"), ("topk", "--d-model", "-1")]
