@@ -50,10 +50,11 @@ def on_gpu() -> Any:
         pytest.skip("there is no GPU here; `make triton` interprets its kernels")
     gpu, device = pytest.importorskip("openwork.kernels.gpu"), "cpu" if INTERPRETED else "cuda"
 
-    def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
-        there = weight.to(device)
-        gpu.keep_topk_each_([(there, k, floor, axis)])
-        weight.copy_(there)
+    def keep_topk_each_(wanted: list[tuple[Tensor, int, int, int]]) -> None:
+        there = [(weight.to(device), *rest) for weight, *rest in wanted]
+        gpu.keep_topk_each_(there)
+        for (weight, *_), (theirs, *_) in zip(wanted, there, strict=True):
+            weight.copy_(theirs)
 
     def adam_step_each_(each: list[list[Tensor]], *numbers: float) -> None:
         there = [[x.to(device) for x in tensors] for tensors in each]
@@ -72,7 +73,7 @@ def on_gpu() -> Any:
     return SimpleNamespace(
         abs_topk=back(gpu.abs_topk),
         abs_topk_backward=back(gpu.abs_topk_backward),
-        keep_topk_=keep_topk_,
+        keep_topk_each_=keep_topk_each_,
         adam_step_each_=adam_step_each_,
     )
 

@@ -40,7 +40,7 @@ def test_exactly_k_are_kept_and_the_floor_of_every_line(name, w, turn, share, fl
     k = least + int(share * (w.numel() - 1 - least))
     kept, ours = kept_with_floor(w, k, floor, axis), w.clone()
     with engine(name) as kernels:
-        kernels.keep_topk_(ours, k, floor, axis)
+        kernels.keep_topk_each_([(ours, k, floor, axis)])
     assert int(kept.sum()) == k
     assert torch.equal(bits(ours), torch.where(kept, bits(w), 0))
 
@@ -53,17 +53,17 @@ def test_a_large_matrix_over_several_threads_with_and_without_ties(name, floor, 
     for k in (floor * w.shape[1 - axis] + 1, 40_000, w.numel() - 1):
         ours = w.clone()
         with engine(name) as kernels:
-            kernels.keep_topk_(ours, k, floor, axis)
+            kernels.keep_topk_each_([(ours, k, floor, axis)])
         assert torch.equal(ours, torch.where(kept_with_floor(w, k, floor, axis), w, 0))
 
 
 def sampled(n: int) -> Tensor:
-    """The places (4096,) of a matrix of n entries that the compiled kernels look at first."""
-    return torch.tensor([((i * 0x9E3779B9) % 2**32 * n) >> 32 for i in range(4096)])
+    """The places of a matrix of n entries that the compiled kernels look at first."""
+    return torch.tensor([((i * 0x9E3779B9) % 2**32 * n) >> 32 for i in range(min(4096, n // 32))])
 
 
 @every_engine
-@pytest.mark.parametrize("kind", ["misled up", "misled down", "NaN", "zeros", "equal", "sparse"])
+@pytest.mark.parametrize("kind", ["misled up", "misled down", "NaN", "zeros", "equal", "sparse", "rows", "columns"])
 def test_a_large_matrix_whose_sample_says_little(name, kind):
     random = torch.Generator().manual_seed(2)
     w, seen = torch.randn(300, 400, generator=random), sampled(300 * 400)
@@ -80,11 +80,39 @@ def test_a_large_matrix_whose_sample_says_little(name, kind):
             w = w.sign()
         case "sparse":
             w[torch.rand(w.shape, generator=random) < 0.9] = 0
-    for k, floor, axis in ((1600, 4, 0), (1200, 4, 1), (3000, 0, 1), (3000, 4, 1), (119_999, 4, 0)):
+        case "rows":  # of every size: of some nothing, of others all is larger than what is usual
+            w *= torch.logspace(-3, 3, 300)[torch.randperm(300, generator=random)][:, None]
+        case "columns":
+            w *= torch.logspace(-3, 3, 400)[torch.randperm(400, generator=random)]
+    for k, floor, axis in ((1600, 4, 0), (1200, 4, 1), (3000, 0, 1), (3000, 4, 1), (3000, 4, 0), (119_999, 4, 0)):
         ours = w.clone()
         with engine(name) as kernels:
-            kernels.keep_topk_(ours, k, floor, axis)
+            kernels.keep_topk_each_([(ours, k, floor, axis)])
         assert torch.equal(bits(ours), torch.where(kept_with_floor(w, k, floor, axis), bits(w), 0)), (k, floor, axis)
+
+
+@every_engine
+def test_many_at_once_keep_what_each_alone_would(name):
+    random = torch.Generator().manual_seed(3)
+    wanted = [
+        (torch.randn(*shape, generator=random), k, floor, axis)
+        for shape, k, floor, axis in [
+            ((3, 10), 20, 0, 1),
+            ((1, 2000), 5, 0, 1),
+            ((70, 300), 400, 4, 1),
+            ((300, 70), 400, 4, 0),
+            ((900, 500), 9000, 2, 0),  # the threads share this one
+            ((64, 64), 900, 0, 1),
+            ((1, 70_000), 300, 0, 1),
+            ((20, 600), 2400, 4, 0),  # its columns protect all that is kept
+            ((1, 30), 29, 1, 1),
+        ]
+    ]
+    kept = [torch.where(kept_with_floor(w, k, floor, axis), w, 0) for w, k, floor, axis in wanted]
+    with engine(name) as kernels:
+        kernels.keep_topk_each_(wanted)
+    for (ours, *_), theirs in zip(wanted, kept, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -142,7 +170,7 @@ def test_nan_and_infinity_are_kept_first_and_leave_nothing_behind():
 def test_all_nans_are_equal_whatever_their_bits(name):
     w = torch.tensor([[0x7F800000, 0x7F800001, -1, 0x7FFFFFFF]], dtype=torch.int32).view(torch.float32)  # inf, NaNs
     with engine(name) as kernels:
-        kernels.keep_topk_(w, 2, 0, 1)
+        kernels.keep_topk_each_([(w, 2, 0, 1)])
     assert bits(w).tolist() == [[0, 0x7F800001, -1, 0]]
 
 

@@ -13,6 +13,7 @@ from openwork.kernels import (
     Product,
     abs_topk,
     compress,
+    compress_below,
     exact_linear,
     gelu_abs_topk,
     library,
@@ -52,6 +53,18 @@ def test_the_non_zeros_are_found_by_rows_and_by_columns(name, density, d_out, d_
     t_cols, t_expected = w.T.nonzero(as_tuple=True)
     assert torch.equal(t_rows, t_expected.int()) and torch.equal(bits(values[order]), bits(w.T[t_cols, t_expected]))
     assert t_starts.tolist() == [0, *(w != 0).sum(0).cumsum(0)]
+
+
+@every_engine
+def test_a_weight_is_compressed_only_below_the_density_that_is_asked_for(name):
+    w = torch.zeros(5, 8)
+    w.view(-1)[:10] = 1  # a quarter
+    with engine(name) as kernels:
+        assert kernels.compress(w, 0.25) is None
+        assert len(kernels.compress(w, 0.26)[2]) == 10
+    assert compress_below(w, 0.25) is None and compress_below(w.double(), 0.25) is None
+    for kept in (compress_below(w, 0.26), compress_below(w.double(), 0.26), compress(w)):
+        assert kept is not None and kept.flat.tolist() == list(range(10))
 
 
 @every_engine

@@ -65,7 +65,15 @@ def _ways(d_in: int, d_out: int, density: float, tokens: int, with_twin: bool) -
     x, dy = (torch.randn(tokens, d, generator=random) for d in (d_in, d_out))
     x = abs_topk(x, d_in // 4)
     bias, engine = torch.randn(d_out, generator=random), library if kernels.native else twins
-    starts, columns, values, t_starts, t_rows, order = parts = engine.compress(weight)
+    kept = compress(weight)
+    parts = starts, columns, values, t_starts, t_rows, order = (
+        kept.starts,
+        kept.columns,
+        kept.values,
+        kept.t_starts,
+        kept.t_rows,
+        kept.order,
+    )
     ways: dict[str, Callable[[], object]] = {
         "dense": lambda: torch.addmm(bias, x, weight.T),
         "skipping": lambda: kernels.linear(x, weight, bias),
@@ -76,7 +84,7 @@ def _ways(d_in: int, d_out: int, density: float, tokens: int, with_twin: bool) -
     if with_twin:
         ways["twin"] = lambda: twins.sparse_linear(x, starts, columns, values, bias, d_out)
 
-    k, kept, learnt = d_out // 4, compress(weight), [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    k, learnt = d_out // 4, [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
     kept.values.requires_grad_()
 
     def step(layer: Callable[[], Tensor]) -> Callable[[], object]:
@@ -106,7 +114,7 @@ def bench_topk(
     }
     if kernels.native:
         activations["twin"] = lambda x: twins.abs_topk(x, k)[0]
-        weights["twin"] = lambda w: twins.keep_topk_(w, kept, 4, 1)
+        weights["twin"] = lambda w: twins.keep_topk_each_([(w, kept, 4, 1)])
 
     def there_and_back(select: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         source, dy = x.clone().requires_grad_(), torch.randn(x.shape, generator=random)

@@ -14,8 +14,7 @@
     X(void, abs_topk_zero_cut,                                                                                       \
       (const int32_t *y, int32_t *cut, int64_t rows, int64_t d, int64_t k, int threads),                             \
       (y, cut, rows, d, k, threads))                                                                                 \
-    X(int, keep_topk, (int32_t *w, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis, int threads),     \
-      (w, rows, cols, k, floor, axis, threads))                                                                      \
+    X(int, keep_topk, (const void *matrices, int64_t n, int threads), (matrices, n, threads))                        \
     X(int64_t, compress_starts, (const int32_t *w, int32_t *starts, int64_t rows, int64_t cols, int threads),        \
       (w, starts, rows, cols, threads))                                                                              \
     X(void, compress,                                                                                                \

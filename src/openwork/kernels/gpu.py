@@ -71,7 +71,7 @@ def can_keep(weight: Tensor, floor: int, axis: int) -> bool:
 
 
 def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
-    """As `openwork.kernels.twins.keep_topk_` for each (weight, k, floor, axis); the weights lie on one device."""
+    """As `openwork.kernels.twins.keep_topk_each_`; the weights lie on one device."""
     dense = [weight.detach().contiguous() for weight, *_ in wanted]
     device, sizes = dense[0].device, [weight.numel() for weight in dense]
     lengths = [weight.shape[axis] for weight, _, floor, axis in wanted if floor]

@@ -1,10 +1,13 @@
-// The projection: a matrix keeps its k largest magnitudes, each line at least its own `floor` largest. The same in
+// The projection: each matrix keeps its k largest magnitudes, each line at least its own `floor` largest. The same in
 // PyTorch: twins.py.
 //
-// A sample says between which two keys the k-th largest must lie; those few are gathered in one pass over the matrix, and
-// the k-th found among them by counting digits, the highest first (a radix histogram of 11, 11 and 10 bits). Where the
-// sample was wrong, or too many keys are equal, digits are counted over the whole matrix. A last pass writes zeros. What
-// a line protects is not marked in memory: it is a bound and a cut per line.
+// A sample says which key some three times `floor` entries of a line reach; where about that many do, these few decide
+// what the line protects, else all of its keys. That is not marked in memory: it is a bound and a cut per line.
+//
+// The sample also says between which two keys the k-th largest must lie; those few are gathered in the same pass over the
+// matrix, where lines are rows, and the k-th found among them by counting digits, the highest first (a radix histogram of
+// 11, 11 and 10 bits). Where the sample was wrong, or too many keys are equal, digits are counted over the whole matrix.
+// A last pass writes zeros.
 #include <cstdlib>
 
 #include "parallel.h"
@@ -14,15 +17,21 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 1024, ROWS = 16, COLUMNS = 64, BINS = 2048, SPARE = 16, TABLE = BINS + SPARE;
-constexpr int64_t SAMPLE = 4096, ENOUGH = 1 << 16;  // a matrix of fewer entries is not worth a sample
+constexpr int64_t BLOCK = 1024, ROWS = 16, COLUMNS = 256, FEW = 64, BINS = 2048, SPARE = 16, TABLE = BINS + SPARE;
+constexpr int64_t SAMPLE = 4096, RARE = 32;  // so many entries are looked at first, or one in so many
+constexpr int64_t ENOUGH = 1 << 16;          // among fewer, the k-th largest is found without a sample
 constexpr int32_t PROTECTED = NOT_A_NUMBER + 1;
+
+// A matrix and what it is to keep, as the caller has it in memory.
+struct Wanted {
+    int32_t *bits;
+    int64_t rows, cols, k, floor, axis;  // 1: lines are rows, 0: columns
+};
 
 struct Matrix {
     int32_t *bits;
-    int64_t rows, cols;
-    const int32_t *bound, *cut;  // of every line, see Kept; null without a floor
-    int axis;                    // 1: lines are rows, 0: columns
+    int64_t rows, cols, axis;
+    int32_t *bound, *cut;  // of every line, see Kept; null without a floor
 };
 
 // Calls f(keys, bits, m) for the flat range [begin, end) in blocks that lie within a row; a protected entry's key is
@@ -54,59 +63,113 @@ inline void for_blocks(const Matrix &w, int64_t begin, int64_t end, F f) {
     }
 }
 
-// Each of m columns sees one key more: largest[i * COLUMNS + column] is the i-th largest, of n, that it has seen.
-inline void see(int32_t *largest, int64_t n, const int32_t *bits, int64_t m) {
-    int32_t keys[COLUMNS];
-    for (int64_t j = 0; j < m; j++) keys[j] = magnitude(bits[j]);
-    for (; m % LANES; m++) keys[m] = -1;
-    for (int64_t column = 0; column < m; column += LANES) {
-        int32_t *at = largest + column, *last = at + (n - 1) * COLUMNS;
-        IntVec key, other;
-        std::memcpy(&key, keys + column, sizeof key);
-        std::memcpy(&other, last, sizeof other);
-        if (!any(key > other)) continue;
-        for (; at <= last; at += COLUMNS) {
-            std::memcpy(&other, at, sizeof other);
-            const IntVec larger = key > other ? key : other;
-            key = key > other ? other : key;
-            std::memcpy(at, &larger, sizeof larger);
-        }
+// Some of a matrix's keys, evenly spread and in step with no line: multiples of the golden ratio.
+struct Sample {
+    int32_t keys[SAMPLE];
+    int64_t n, all;
+    Keys summary{0, 0};
+    explicit Sample(const Matrix &w) : all(w.rows * w.cols) {
+        n = all / RARE < SAMPLE ? all / RARE : SAMPLE;
+        for (int64_t i = 0; i < n; i++)
+            keys[i] = w.bits[int64_t((uint64_t(uint32_t(i) * 0x9e3779b9u) * uint64_t(all)) >> 32)];
+        summary = make_keys(keys, keys, n);
     }
+    // A key that about k of all reach; with a `slack` above 0 (below 0) more (fewer) than k, but for one case in
+    // thousands. 0 where the sample has no such key, PROTECTED where none may reach it.
+    int32_t reached_by(int64_t k, int slack) const {
+        const double share = double(k) / double(all), expected = share * double(n);
+        const int64_t rank = int64_t(expected) + slack * (int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2);
+        return rank >= n ? 0 : rank > 0 ? find_bound(keys, n, rank, summary, 0).value : PROTECTED;
+    }
+};
+
+// Copies those of the m keys that lie from `low` to `high`, and writes up to LANES more; returns how many.
+inline int64_t copy_between(const int32_t *keys, int64_t m, int32_t low, int32_t high, int32_t *to) {
+    int64_t n = 0, j = 0;
+    for (IntVec v; j + LANES <= m; j += LANES) {
+        std::memcpy(&v, keys + j, sizeof v);
+        n += put_chosen(to + n, (v >= low) & (v <= high), v);
+    }
+    for (; j < m; j++) to[n] = keys[j], n += (keys[j] >= low) & (keys[j] <= high);
+    return n;
 }
 
-// Finds what each of at most COLUMNS columns from `first` on protects. False where there is no memory.
-bool protect_columns(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int32_t *cut) {
-    const int64_t here = w.cols - first < COLUMNS ? w.cols - first : COLUMNS, n = floor + 1;
-    const Scratch memory(n * COLUMNS);
-    if (!memory.data) return false;
-    int32_t *largest = reinterpret_cast<int32_t *>(memory.data);
-    std::memset(largest, -1, size_t(n * COLUMNS) * sizeof(int32_t));
-    const int32_t *bits = w.bits + first;
-    for (int64_t r = 0; r < w.rows; r++) see(largest, n, bits + r * w.cols, here);
-    for (int64_t c = 0; c < here; c++) {
-        const int32_t *own = largest + c, last = own[(floor - 1) * COLUMNS];
-        Kept kept{last - 1, -1};
-        if (own[floor * COLUMNS] == last) {  // equal keys straddle the floor
-            int64_t ties = floor;
-            for (int64_t i = 0; i < floor; i++) ties -= own[i * COLUMNS] > last;
-            kept = {last, 0};
-            while (magnitude(bits[kept.cut * w.cols + c]) != last || --ties > 0) kept.cut++;
-        }
-        bound[first + c] = kept.bound, cut[first + c] = kept.cut;
-    }
-    return true;
+// What the `floor` largest of a line are, if these n keys are all from some key on; there is room for FEW. False where
+// they do not say it: too few, too many, or equal ones straddle the floor.
+inline bool keep_of_few(int32_t *keys, int64_t n, int64_t floor, Kept &kept) {
+    if (n < floor || n > FEW) return false;
+    const int64_t padded = (n + LANES - 1) / LANES * LANES;
+    for (int64_t j = n; j < padded; j++) keys[j] = -1;
+    int32_t above[FEW] = {}, last = PROTECTED, reached = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < padded; j++) above[j] += keys[i] > keys[j];
+    for (int64_t j = 0; j < padded; j++) last = (above[j] < floor) & (keys[j] < last) ? keys[j] : last;
+    for (int64_t j = 0; j < padded; j++) reached += keys[j] >= last;
+    kept = {last - 1, -1};
+    return reached == floor;
 }
 
-// The same of at most ROWS rows.
-bool protect_rows(const Matrix &w, int64_t first, int64_t floor, int32_t *bound, int32_t *cut) {
-    const Scratch memory(w.cols);
-    if (!memory.data) return false;
-    int32_t *keys = reinterpret_cast<int32_t *>(memory.data), guess = 0;
-    for (int64_t r = first; r < first + ROWS && r < w.rows; r++) {
+// Finds what each of the rows from `first` to `end` protects. `guess` is a key that few of a row reach; `keys` has room
+// for two rows and LANES.
+void protect_rows(const Matrix &w, int64_t first, int64_t end, int64_t floor, int32_t guess, int32_t *keys) {
+    int32_t *few = keys + w.cols;
+    for (int64_t r = first; r < end; r++) {
         const Keys summary = make_keys(w.bits + r * w.cols, keys, w.cols);
-        const Kept kept = keep(keys, w.cols, floor, summary, guess);
-        bound[r] = kept.bound, cut[r] = kept.cut;
-        guess = kept.bound;
+        Kept kept;
+        if (!keep_of_few(few, copy_between(keys, w.cols, guess, NOT_A_NUMBER, few), floor, kept))
+            kept = keep(keys, w.cols, floor, summary, guess);
+        w.bound[r] = kept.bound, w.cut[r] = kept.cut;
+    }
+}
+
+// The keys of at most COLUMNS columns from `bits` on that reach `guess`, each column's in its own line of `few`; how many
+// they are in n, also where that is more than FEW.
+void few_of_columns(const Matrix &w, const int32_t *bits, int64_t columns, int32_t guess, int32_t *few, int32_t *n) {
+    int32_t keys[COLUMNS], at[ROWS * COLUMNS + LANES], found[ROWS * COLUMNS + LANES];
+    for (int64_t j = 0; j < COLUMNS; j++) keys[j] = -1, n[j] = 0;
+    IntVec lane, key;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    for (int64_t r = 0; r < w.rows; r += ROWS) {
+        int64_t all = 0;
+        for (int64_t row = r; row < r + ROWS && row < w.rows; row++) {
+            for (int64_t j = 0; j < columns; j++) keys[j] = magnitude(bits[row * w.cols + j]);
+            for (int32_t j = 0; j < columns; j += LANES) {
+                std::memcpy(&key, keys + j, sizeof key);
+                put_chosen(at + all, key >= guess, lane + j);
+                all += put_chosen(found + all, key >= guess, key);
+            }
+        }
+        for (int64_t i = 0; i < all; i++) {
+            const int32_t j = at[i];
+            if (n[j] < FEW) few[j * FEW + n[j]] = found[i];
+            n[j]++;
+        }
+    }
+}
+
+// The same of at most COLUMNS columns from `first`. False where there was no memory.
+bool protect_columns(const Matrix &w, int64_t first, int64_t floor, int32_t guess) {
+    const int64_t columns = w.cols - first < COLUMNS ? w.cols - first : COLUMNS;
+    const Scratch memory(COLUMNS * FEW + LANES * w.rows);
+    if (!memory.data) return false;
+    int32_t *few = reinterpret_cast<int32_t *>(memory.data), *keys = few + COLUMNS * FEW, n[COLUMNS], others[LANES];
+    few_of_columns(w, w.bits + first, columns, guess, few, n);
+    for (int64_t c = 0; c < columns;) {
+        int64_t many = 0;
+        for (Kept kept; c < columns && many < LANES; c++) {
+            if (keep_of_few(few + c * FEW, n[c], floor, kept))
+                w.bound[first + c] = kept.bound, w.cut[first + c] = kept.cut;
+            else
+                others[many++] = int32_t(first + c);
+        }
+        for (int64_t r = 0; r < w.rows; r++)
+            for (int64_t i = 0; i < many; i++) keys[i * w.rows + r] = w.bits[r * w.cols + others[i]];
+        for (int64_t i = 0; i < many; i++) {
+            int32_t *own = keys + i * w.rows;
+            const Keys summary = make_keys(own, own, w.rows);
+            const Kept kept = keep(own, w.rows, floor, summary, guess);
+            w.bound[others[i]] = kept.bound, w.cut[others[i]] = kept.cut;
+        }
     }
     return true;
 }
@@ -164,40 +227,10 @@ struct Candidates {
     int64_t *n, *above;  // of each part; more than room: there were too many
 };
 
-// Between which keys the k-th largest of the matrix lies, but for one case in thousands.
-void estimate(const Matrix &w, int64_t k, Candidates &c) {
-    int32_t sample[SAMPLE];
-    const int64_t n = w.rows * w.cols;
-    Keys summary{0, 0};
-    for (int64_t i = 0; i < SAMPLE; i++) {  // evenly spread, in step with no line: multiples of the golden ratio
-        const int64_t at = int64_t((uint64_t(uint32_t(i) * 0x9e3779b9u) * uint64_t(n)) >> 32);
-        for_blocks(w, at, at + 1, [&](const int32_t *key, int32_t *, int64_t) {
-            sample[i] = *key;
-            summary.largest = summary.largest > *key ? summary.largest : *key, summary.nonzero += *key != 0;
-        });
-    }
-    const double share = double(k) / double(n), expected = share * SAMPLE;
-    const int64_t slack = int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2;
-    const int64_t few = int64_t(expected) - slack, many = int64_t(expected) + slack;
-    c.low = many < SAMPLE ? find_bound(sample, SAMPLE, many, summary, 0).value : 0;
-    c.low = c.low > 0 ? c.low : 1;  // there may be far too many zeros; where some are among the k, digits are counted
-    c.high = few > 0 ? find_bound(sample, SAMPLE, few, summary, c.low).value : PROTECTED;
-}
-
-// Copies those of the m keys that lie from `low` to `high`, and writes up to LANES more; returns how many.
-inline int64_t copy_between(const int32_t *keys, int64_t m, int32_t low, int32_t high, int32_t *to) {
-    int64_t n = 0, j = 0;
-    for (IntVec v; j + LANES <= m; j += LANES) {
-        std::memcpy(&v, keys + j, sizeof v);
-        n += put_chosen(to + n, (v >= low) & (v <= high), v);
-    }
-    for (; j < m; j++) to[n] = keys[j], n += (keys[j] >= low) & (keys[j] <= high);
-    return n;
-}
-
+// Adds those of the flat range [begin, end).
 void gather(const Matrix &w, int64_t begin, int64_t end, const Candidates &c, int64_t part) {
     int32_t *keys = c.keys + part * c.room;
-    int64_t n = 0, above = 0;
+    int64_t n = c.n[part], above = c.above[part];
     for_blocks(w, begin, end, [&](const int32_t *key, int32_t *, int64_t m) {
         if (n + m + LANES > c.room) return void(n = c.room + 1);
         above += at_least(key, m, c.high + 1);
@@ -222,36 +255,74 @@ void clear(const Matrix &w, int64_t begin, int64_t end, int32_t bound, int64_t t
     });
 }
 
-// Finds the k-th largest among a few candidates; false where they do not have it.
-bool find_among_few(const Matrix &w, int64_t parts, int threads, uint32_t *tables, int32_t &bound, int64_t &k) {
-    const int64_t n = w.rows * w.cols, room = n / (8 * parts) + 2 * BLOCK;
-    if (n < ENOUGH) return false;
-    Scratch keys(parts * room), counts(4 * parts);
-    if (!keys.data || !counts.data) return false;
-    int64_t *found = reinterpret_cast<int64_t *>(counts.data), *above = found + parts, all = 0, more = 0;
-    Candidates c{0, 0, reinterpret_cast<int32_t *>(keys.data), room, found, above};
-    estimate(w, k, c);
-    parallel(parts, threads, [&](int64_t part) { gather(w, n * part / parts, n * (part + 1) / parts, c, part); });
+// Finds the k-th largest among the candidates, and lowers k to its rank among those equal to it; false where they do not
+// have it.
+bool find_among(const Candidates &c, int64_t parts, int threads, uint32_t *tables, int32_t &bound, int64_t &k) {
+    int64_t n = 0, above = 0;
     for (int64_t part = 0; part < parts; part++) {
-        if (found[part] > room) return false;
-        all += found[part], more += above[part];
+        if (c.n[part] > c.room) return false;
+        n += c.n[part], above += c.above[part];
     }
-    if (more >= k || more + all < k) return false;
-    k -= more;
+    if (above >= k || above + n < k) return false;
+    k -= above;
     bound = find_key([&](int64_t part, auto f) {
-        for (int64_t i = 0; i < found[part]; i += BLOCK)
-            f(c.keys + part * room + i, found[part] - i < BLOCK ? found[part] - i : BLOCK);
+        for (int64_t i = 0; i < c.n[part]; i += BLOCK)
+            f(c.keys + part * c.room + i, c.n[part] - i < BLOCK ? c.n[part] - i : BLOCK);
     }, parts, threads, tables, k);
     return true;
 }
 
-void select(const Matrix &w, int64_t k, int threads, uint32_t *tables) {
-    const int64_t n = w.rows * w.cols, parts = threads;
+// Carries out what is wanted of one matrix. False where there was no memory; then it is unchanged.
+bool keep_in(const Wanted &wanted, int threads) {
+    const int64_t rows = wanted.rows, cols = wanted.cols, n = rows * cols, k = wanted.k;
+    const bool one_line = rows == 1 && n < ENOUGH;  // which protects all that is kept
+    const int64_t floor = one_line ? k : wanted.floor, axis = one_line ? 1 : wanted.axis;
+    const int64_t lines = axis == 1 ? rows : cols, length = axis == 1 ? cols : rows;
+    if (n < 2 * BLOCK) threads = 1;
+    const int64_t parts = threads, room = n < ENOUGH ? 0 : n / (8 * parts) + 2 * BLOCK, two_rows = 2 * cols + LANES;
+    const Scratch of_lines(2 * lines), of_parts(parts * (TABLE + 4 + two_rows + room));
+    if (!of_lines.data || !of_parts.data) return false;
+    int64_t *found = reinterpret_cast<int64_t *>(of_parts.data), *above = found + parts;
+    uint32_t *tables = reinterpret_cast<uint32_t *>(above + parts);
+    int32_t *row_keys = reinterpret_cast<int32_t *>(tables + parts * TABLE);
+    std::memset(found, 0, size_t(2 * parts) * sizeof(int64_t));
+
+    Matrix w{wanted.bits, rows, cols, axis, nullptr, nullptr};
+    const Sample sample(w);
+    const int32_t guess = floor > 0 ? sample.reached_by(3 * floor * lines, 0) : 0;
+    if (floor > 0) w.bound = reinterpret_cast<int32_t *>(of_lines.data), w.cut = w.bound + lines;
+    if (floor > 0 && axis == 0) {
+        int failed = 0;
+        parallel((cols + COLUMNS - 1) / COLUMNS, threads, [&](int64_t part) {
+            if (!protect_columns(w, part * COLUMNS, floor, guess)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        });
+        if (failed) return false;
+    }
+
+    const int64_t others = k - floor * lines;  // so many are kept that no line protects
+    Candidates c{0, 0, row_keys + parts * two_rows, room, found, above};
+    if (others > 0 && room > 0) {
+        c.low = sample.reached_by(k, 1), c.high = sample.reached_by(others, -1);
+        c.low = c.low > 0 ? c.low : 1;  // there may be far too many zeros; where some are kept, digits are counted
+    }
+    const auto first_row = [=](int64_t part) { return rows * part / parts; };
+    parallel(parts, threads, [&](int64_t part) {
+        for (int64_t r = first_row(part), end = first_row(part + 1); r < end; r += ROWS) {
+            const int64_t next = r + ROWS < end ? r + ROWS : end;
+            if (floor > 0 && axis == 1) protect_rows(w, r, next, floor, guess, row_keys + part * two_rows);
+            if (others == 0)
+                clear(w, r * cols, next * cols, PROTECTED, 0, 0);
+            else if (room > 0)
+                gather(w, r * cols, next * cols, c, part);
+        }
+    });
+    if (others == 0) return true;
+
     int64_t ties = k;
     int32_t bound;
-    if (!find_among_few(w, parts, threads, tables, bound, ties))
+    if (room == 0 || !find_among(c, parts, threads, tables, bound, ties))
         bound = find_key([&](int64_t part, auto f) {
-            for_blocks(w, n * part / parts, n * (part + 1) / parts,
+            for_blocks(w, first_row(part) * cols, first_row(part + 1) * cols,
                        [&](const int32_t *keys, int32_t *, int64_t m) { f(keys, m); });
         }, parts, threads, tables, ties);
     parallel(parts, threads, [&](int64_t part) {
@@ -259,34 +330,26 @@ void select(const Matrix &w, int64_t k, int threads, uint32_t *tables) {
         int64_t before = 0;
         for (int64_t p = 0; p < part; p++) before += equal[p * TABLE];
         const int64_t here = equal[part * TABLE], left = ties > before ? ties - before : 0;
-        clear(w, n * part / parts, n * (part + 1) / parts, bound, left < here ? left : here, here);
+        clear(w, first_row(part) * cols, first_row(part + 1) * cols, bound, left < here ? left : here, here);
     });
+    return true;
 }
 
 }  // namespace
 
-// w (rows, cols) keeps its k largest magnitudes in place, the `floor` largest of every row (axis 1) or column (axis
-// 0) among them; floor <= length of a line, floor * lines <= k, 0 < k < rows * cols. Returns 0, or 1 where there was
-// no memory.
-extern "C" int FUNCTION(keep_topk)(int32_t *bits, int64_t rows, int64_t cols, int64_t k, int64_t floor, int axis,
-                                   int threads) {
-    const int64_t lines = axis == 1 ? rows : cols;
-    if (rows * cols < 2 * BLOCK) threads = 1;
-    const size_t words = size_t(TABLE) * threads + 2 * size_t(lines);
-    uint32_t *tables = static_cast<uint32_t *>(std::malloc(words * sizeof(uint32_t)));
-    if (!tables) return 1;
-    int32_t *bound = reinterpret_cast<int32_t *>(tables + TABLE * threads), *cut = bound + lines;
+// Each of the n matrices (rows, cols) keeps its k largest magnitudes in place, the `floor` largest of every row (axis 1)
+// or column (axis 0) among them; floor <= length of a line, floor * lines <= k, 0 < k < rows * cols. Returns 0, or 1
+// where there was no memory for one of them. Threads share a large matrix, and the small ones among them.
+extern "C" int FUNCTION(keep_topk)(const void *matrices, int64_t n, int threads) {
+    const Wanted *each = static_cast<const Wanted *>(matrices);
+    int64_t all = 0;
+    for (int64_t i = 0; i < n; i++) all += each[i].rows * each[i].cols;
+    const auto large = [=](int64_t i) { return each[i].rows * each[i].cols > all / (4 * threads); };
     int failed = 0;
-    Matrix w{bits, rows, cols, nullptr, nullptr, axis};
-    if (floor > 0) {
-        const int64_t step = axis == 1 ? ROWS : COLUMNS;
-        const auto protect = axis == 1 ? protect_rows : protect_columns;
-        parallel((lines + step - 1) / step, threads, [&](int64_t part) {
-            if (!protect(w, part * step, floor, bound, cut)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-        });
-        w.bound = bound, w.cut = cut;
-    }
-    if (!failed) select(w, k, threads, tables);
-    std::free(tables);
+    for (int64_t i = 0; i < n; i++)
+        if (large(i) && !keep_in(each[i], threads)) failed = 1;
+    parallel(n, threads, [&](int64_t i) {
+        if (!large(i) && !keep_in(each[i], 1)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+    });
     return failed;
 }

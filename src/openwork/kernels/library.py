@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
     "abs_topk_backward": (None, [_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _INT]),
     "abs_topk_zero_cut": (None, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
-    "keep_topk": (_INT, [_POINTER, _LONG, _LONG, _LONG, _LONG, _INT, _INT]),
+    "keep_topk": (_INT, [_POINTER, _LONG, _INT]),
     "compress_starts": (_LONG, [_POINTER, _POINTER, _LONG, _LONG, _INT]),
     "compress": (None, [*[_POINTER] * 7, _LONG, _LONG, _INT]),
     "sparse_linear": (_INT, [_POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
@@ -169,24 +170,29 @@ def gelu_abs_topk_backward(dy: Tensor, slopes: Tensor) -> Tensor:
     return dx
 
 
-def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
-    """As `openwork.kernels.twins.keep_topk_`."""
-    assert 0 < k < weight.numel()
-    dense = weight.detach().contiguous()
-    call("keep_topk", dense, *dense.shape, k, floor, axis)
-    if dense.data_ptr() != weight.data_ptr():
-        weight.copy_(dense)
-    else:
-        torch.autograd.graph.increment_version(weight)
+def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
+    """As `openwork.kernels.twins.keep_topk_each_`; the threads share what there is to do."""
+    words, dense = [], [weight.detach().contiguous() for weight, *_ in wanted]
+    for weight, (_, k, floor, axis) in zip(dense, wanted, strict=True):
+        assert 0 < k < weight.numel()
+        words += [weight, *weight.shape, k, floor, axis]
+    call("keep_topk", _words(words), len(dense))
+    for weight, (original, *_) in zip(dense, wanted, strict=True):
+        if weight.data_ptr() != original.data_ptr():
+            original.copy_(weight)
+        else:
+            torch.autograd.graph.increment_version(original)
 
 
-def compress(weight: Tensor) -> list[Tensor]:
+def compress(weight: Tensor, below: float = math.inf) -> list[Tensor] | None:
     """As `openwork.kernels.twins.compress`."""
     assert library is not None
     weight, threads = weight.detach().contiguous(), torch.get_num_threads()
     rows, cols = weight.shape
     starts, t_starts = torch.empty(rows + 1, dtype=torch.int32), torch.empty(cols + 1, dtype=torch.int32)
     n = library.openwork_compress_starts(weight.data_ptr(), starts.data_ptr(), rows, cols, threads)
+    if n >= below * weight.numel():
+        return None
     columns, t_rows, order = torch.empty(3, n, dtype=torch.int32)
     out = [starts, columns, torch.empty(n), t_starts, t_rows, order]
     call("compress", weight, *out, rows, cols)

@@ -16,6 +16,7 @@ dense product all.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,9 +74,16 @@ class SparseWeight:
 
 def compress(weight: Tensor) -> SparseWeight:
     """The non-zeros of weight (d_out, d_in); NaN is one, -0 is none."""
+    compressed = compress_below(weight, math.inf)
+    assert compressed is not None
+    return compressed
+
+
+def compress_below(weight: Tensor, density: float) -> SparseWeight | None:
+    """`compress`, where the weight's density is below that; else None, and no more was done than to count."""
     assert weight.dim() == 2 and weight.numel() <= MOST_ENTRIES, tuple(weight.shape)
-    parts = (library if library.usable(weight) else twins).compress(weight)
-    return SparseWeight((weight.shape[0], weight.shape[1]), *parts)
+    parts = (library if library.usable(weight) else twins).compress(weight, density)
+    return SparseWeight((weight.shape[0], weight.shape[1]), *parts) if parts is not None else None
 
 
 @dataclass(frozen=True)

@@ -99,20 +99,23 @@ def keep_topk_(weight: Tensor, k: int, floor: int = 0, axis: Literal[0, 1] = 1) 
 
 @torch.no_grad()
 def keep_topk_each_(wanted: Iterable[tuple[Tensor, int, int, Literal[0, 1]]]) -> None:
-    """`keep_topk_` for each (weight, k, floor, axis): on a GPU for all at once."""
-    on_gpu = []
+    """`keep_topk_` for each (weight, k, floor, axis); the compiled kernels, or a GPU's, take all of them at once."""
+    together: dict[Any, list[tuple[Tensor, int, int, Literal[0, 1]]]] = {}
     for weight, k, floor, axis in wanted:
         weight, floor, axis = _check(weight, k, floor, axis)
         if k == 0:
             weight.zero_()
-        elif k == weight.numel():
-            continue
-        elif (gpu := gpu_kernels(weight)) and gpu.can_keep(weight, floor, axis):
-            on_gpu.append((weight, k, floor, axis))
-        else:
-            (library if library.usable(weight) else twins).keep_topk_(weight, k, floor, axis)
-    if on_gpu:
-        gpu_kernels(on_gpu[0][0]).keep_topk_each_(on_gpu)
+        elif k < weight.numel():
+            together.setdefault(_keeping(weight, floor, axis), []).append((weight, k, floor, axis))
+    for kernels, each in together.items():
+        kernels.keep_topk_each_(each)
+
+
+def _keeping(weight: Tensor, floor: int, axis: Literal[0, 1]) -> Any:
+    """The module whose `keep_topk_each_` this weight goes through."""
+    if (gpu := gpu_kernels(weight)) and gpu.can_keep(weight, floor, axis):
+        return gpu
+    return library if library.usable(weight) else twins
 
 
 def _check(weight: Tensor, k: int, floor: int, axis: Literal[0, 1]) -> tuple[Tensor, int, Literal[0, 1]]:

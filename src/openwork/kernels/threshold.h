@@ -44,8 +44,8 @@ struct Keys {
     int64_t nonzero;
 };
 
-// keys = magnitudes of bits, both of length n.
-inline Keys make_keys(const int32_t *__restrict bits, int32_t *__restrict keys, int64_t n) {
+// keys = magnitudes of bits, both of length n; they may be the same memory.
+inline Keys make_keys(const int32_t *bits, int32_t *keys, int64_t n) {
     int32_t largest = 0, nonzero = 0;
     for (int64_t j = 0; j < n; j++) {
         int32_t key = magnitude(bits[j]);

@@ -6,6 +6,9 @@ the k-th largest is one that no NaN hides.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,17 +35,19 @@ def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
     return torch.where((y != 0) | (index <= zero_cut.unsqueeze(-1)), dy, 0)
 
 
-def keep_topk_(weight: Tensor, k: int, floor: int, axis: int) -> None:
-    """Zero all but k entries of weight (rows, cols): the `floor` largest of each line, then the largest of all others.
+def keep_topk_each_(wanted: Sequence[tuple[Tensor, int, int, int]]) -> None:
+    """For each (weight, k, floor, axis), zero all but k entries of weight (rows, cols): the `floor` largest of each
+    line, then the largest of all others.
 
     A line is a row (axis 1) or a column (axis 0), at least `floor` long; lines * floor <= k, 0 < k < rows * cols.
     """
-    keys = magnitudes(weight)
-    if floor:
-        lines = keys if axis == 1 else keys.T
-        own = _kept(lines, floor)
-        keys = keys.masked_fill(own if axis == 1 else own.T, torch.iinfo(keys.dtype).max)
-    weight.masked_fill_(~_kept(keys.reshape(1, -1), k).view_as(weight), 0)
+    for weight, k, floor, axis in wanted:
+        keys = magnitudes(weight)
+        if floor:
+            lines = keys if axis == 1 else keys.T
+            own = _kept(lines, floor)
+            keys = keys.masked_fill(own if axis == 1 else own.T, torch.iinfo(keys.dtype).max)
+        weight.masked_fill_(~_kept(keys.reshape(1, -1), k).view_as(weight), 0)
 
 
 def magnitudes(x: Tensor) -> Tensor:
@@ -62,13 +67,15 @@ def _kept(keys: Tensor, k: int) -> Tensor:
     return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
 
 
-def compress(weight: Tensor) -> list[Tensor]:
-    """The non-zeros of weight (rows, cols), indices in int32.
+def compress(weight: Tensor, below: float = math.inf) -> list[Tensor] | None:
+    """The non-zeros of weight (rows, cols), indices in int32; None unless they are less than that fraction of it.
 
     By rows: starts (rows + 1,), columns and values (n,). By columns: t_starts (cols + 1,), t_rows (n,), and order (n,),
     the places of their values in ``values``.
     """
     rows, cols = weight.detach().nonzero(as_tuple=True)
+    if len(rows) >= below * weight.numel():
+        return None
     order = cols.argsort(stable=True)
 
     def starts(line: Tensor, n: int) -> Tensor:

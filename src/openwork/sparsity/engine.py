@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openwork import kernels
-from openwork.kernels import Product, SparseWeight, abs_topk, compress, gelu_abs_topk, linear, sparse_linears
+from openwork.kernels import Product, SparseWeight, abs_topk, compress_below, gelu_abs_topk, linear, sparse_linears
 
 CROSSOVER = ((2**16, 1 / 3), (2**18, 1 / 6), (2**63, 1 / 8))
 """(entries of a weight, density below which skipping its zeros wins over skipping those of activations), measured by
@@ -57,8 +57,7 @@ class SparseLinear(nn.Linear):
         now = (weight.data_ptr(), weight._version)
         if seen is None or weight is not seen[0] or now != seen[1:]:  # a run may bring weights of its own
             below = sparse_below(weight)
-            few = below > 0 and int(torch.count_nonzero(weight)) < below * weight.numel()
-            self._compressed = compress(weight) if few else None
+            self._compressed = compress_below(weight, below) if below > 0 else None
             self._seen, self._of_few = (weight, *now), None
         return self._compressed
 
