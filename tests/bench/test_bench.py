@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -149,3 +150,41 @@ def test_the_profile_of_a_step_names_every_kernel_of_the_step():
     }
     assert "_Together" in functions
     assert functions - {"_GELU"} <= named  # in training a GELU always comes with AbsTopK
+
+
+REPORT = """
+# Overhead  Shared Object         Symbol
+    50.00%  _native.so            [.] (anonymous namespace)::add_block<8>
+     4.00%  _native.so            [.] (anonymous namespace)::select_row
+     2.00%  _native.so            [.] (anonymous namespace)::parallel<abs_topk_backward_avx512::{lambda(long)#1}>
+     9.00%  _native.so            [.] gelu_abs_topk_backward_avx512
+     3.00%  _native.so            [.] (anonymous namespace)::protect_rows
+     1.00%  libtorch_cpu.so       [.] select_row
+"""
+
+
+def test_the_share_of_selections_is_that_of_their_functions_in_the_kernels(tmp_path, monkeypatch):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "selection_share.py"))
+    sampled_shares = script["sampled_shares"]
+    monkeypatch.setitem(sampled_shares.__globals__, "SECONDS", 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no perf here"):
+        sampled_shares(lambda step: None)
+
+    perf = tmp_path / "perf"
+    perf.write_text(f'#!/bin/sh\nif [ "$1" = report ]; then\n/bin/cat <<END\n{REPORT}END\nfi\n')
+    perf.chmod(0o755)
+    shares = sampled_shares(lambda step: None)
+    assert shares == pytest.approx(
+        {"all else": 0.6, "selection of activations": 0.06, "selection of weights": 0.03}, abs=1e-9
+    )
+    perf.write_text("#!/bin/sh\necho no permission >&2\n")
+    with pytest.raises(UserError, match="took no samples; it says: no permission"):
+        sampled_shares(lambda step: None)
+
+
+def test_the_share_of_selections_knows_functions_that_there_are():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "selection_share.py"))
+    sources = "".join(path.read_text() for path in Path(kernels.__file__).parent.glob("*.[ch]*"))
+    for names in script["KINDS"].values():
+        assert all(re.search(name, sources) for name in names.split("|"))

@@ -32,6 +32,8 @@ struct Matrix {
     int32_t *bits;
     int64_t rows, cols, axis;
     int32_t *bound, *cut;  // of every line, see Kept; null without a floor
+
+    int64_t first_row(int64_t part, int64_t parts) const { return rows * part / parts; }
 };
 
 // Calls f(keys, bits, m) for the flat range [begin, end) in blocks that lie within a row; a protected entry's key is
@@ -77,7 +79,7 @@ struct Sample {
     // A key that about k of all reach; with a `slack` above 0 (below 0) more (fewer) than k, but for one case in
     // thousands. 0 where the sample has no such key, PROTECTED where none may reach it.
     int32_t reached_by(int64_t k, int slack) const {
-        const double share = double(k) / double(all), expected = share * double(n);
+        const double share = k < all ? double(k) / double(all) : 1, expected = share * double(n);
         const int64_t rank = int64_t(expected) + slack * (int64_t(4 * __builtin_sqrt(expected * (1 - share))) + 2);
         return rank >= n ? 0 : rank > 0 ? find_bound(keys, n, rank, summary, 0).value : PROTECTED;
     }
@@ -272,6 +274,24 @@ bool find_among(const Candidates &c, int64_t parts, int threads, uint32_t *table
     return true;
 }
 
+// Keeps the k largest keys, those among them that are protected.
+void keep_largest(const Matrix &w, const Candidates &c, int64_t k, int64_t parts, int threads, uint32_t *tables) {
+    const auto flat = [&](int64_t part) { return w.first_row(part, parts) * w.cols; };
+    int64_t ties = k;
+    int32_t bound;
+    if (c.room == 0 || !find_among(c, parts, threads, tables, bound, ties))
+        bound = find_key([&](int64_t part, auto f) {
+            for_blocks(w, flat(part), flat(part + 1), [&](const int32_t *keys, int32_t *, int64_t m) { f(keys, m); });
+        }, parts, threads, tables, ties);
+    parallel(parts, threads, [&](int64_t part) {
+        const uint32_t *equal = tables + (bound & 1023);
+        int64_t before = 0;
+        for (int64_t p = 0; p < part; p++) before += equal[p * TABLE];
+        const int64_t here = equal[part * TABLE], left = ties > before ? ties - before : 0;
+        clear(w, flat(part), flat(part + 1), bound, left < here ? left : here, here);
+    });
+}
+
 // Carries out what is wanted of one matrix. False where there was no memory; then it is unchanged.
 bool keep_in(const Wanted &wanted, int threads) {
     const int64_t rows = wanted.rows, cols = wanted.cols, n = rows * cols, k = wanted.k;
@@ -300,14 +320,11 @@ bool keep_in(const Wanted &wanted, int threads) {
     }
 
     const int64_t others = k - floor * lines;  // so many are kept that no line protects
-    Candidates c{0, 0, row_keys + parts * two_rows, room, found, above};
-    if (others > 0 && room > 0) {
-        c.low = sample.reached_by(k, 1), c.high = sample.reached_by(others, -1);
-        c.low = c.low > 0 ? c.low : 1;  // there may be far too many zeros; where some are kept, digits are counted
-    }
-    const auto first_row = [=](int64_t part) { return rows * part / parts; };
+    const int32_t low = sample.reached_by(k, 1), high = sample.reached_by(others, -1);
+    // There may be far too many zeros to gather them; where some are kept, digits are counted.
+    const Candidates c{low > 0 ? low : 1, high, row_keys + parts * two_rows, room, found, above};
     parallel(parts, threads, [&](int64_t part) {
-        for (int64_t r = first_row(part), end = first_row(part + 1); r < end; r += ROWS) {
+        for (int64_t r = w.first_row(part, parts), end = w.first_row(part + 1, parts); r < end; r += ROWS) {
             const int64_t next = r + ROWS < end ? r + ROWS : end;
             if (floor > 0 && axis == 1) protect_rows(w, r, next, floor, guess, row_keys + part * two_rows);
             if (others == 0)
@@ -316,22 +333,7 @@ bool keep_in(const Wanted &wanted, int threads) {
                 gather(w, r * cols, next * cols, c, part);
         }
     });
-    if (others == 0) return true;
-
-    int64_t ties = k;
-    int32_t bound;
-    if (room == 0 || !find_among(c, parts, threads, tables, bound, ties))
-        bound = find_key([&](int64_t part, auto f) {
-            for_blocks(w, first_row(part) * cols, first_row(part + 1) * cols,
-                       [&](const int32_t *keys, int32_t *, int64_t m) { f(keys, m); });
-        }, parts, threads, tables, ties);
-    parallel(parts, threads, [&](int64_t part) {
-        const uint32_t *equal = tables + (bound & 1023);
-        int64_t before = 0;
-        for (int64_t p = 0; p < part; p++) before += equal[p * TABLE];
-        const int64_t here = equal[part * TABLE], left = ties > before ? ties - before : 0;
-        clear(w, first_row(part) * cols, first_row(part + 1) * cols, bound, left < here ? left : here, here);
-    });
+    if (others > 0) keep_largest(w, c, k, parts, threads, tables);
     return true;
 }
 
