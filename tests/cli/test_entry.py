@@ -162,6 +162,24 @@ def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch)
     assert openwork(*prune).status == openwork(*prune).status == 0  # a task's name is no path
 
 
+def test_a_circuit_that_lies_with_its_model_is_known_by_its_name_or_its_place(openwork, made, tmp_path):
+    (lies := tmp_path / "model" / "circuits").mkdir(parents=True)
+    shutil.copytree(made / "model", tmp_path / "model", dirs_exist_ok=True)
+    shutil.copy(made / "q.circuit", lies)
+    by_name = ("explain", "q", "--model", tmp_path / "model")
+    told = openwork("explain", made / "q.circuit", "--model", made / "model").out
+    assert "THE ANSWER" in told
+    assert openwork(*by_name).out == openwork("explain", lies / "q.circuit").out == told
+    assert openwork("export", "graph", lies / "q.circuit", tmp_path / "q.csv").status == 0
+
+    assert "has no circuit p; it has q" in openwork("explain", "p", *by_name[2:]).line()
+    assert "p.circuit" in openwork("explain", lies / "p.circuit", *by_name[2:]).line()
+    for path in (made / "q.circuit", lies / "p.circuit", "q"):
+        assert f"{path} is no file in the circuits of a model, so say with --model" in openwork("explain", path).line()
+    assert "is given twice" in openwork(*by_name, "--out", lies / "q.circuit").line()
+    assert (lies / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
+
+
 def test_means_are_not_taken_from_a_corpus_of_another_tokenizer(openwork, made, tmp_path):
     shutil.copytree(made / "model", tmp_path / "m")
     (tmp_path / "m" / "means.safetensors").unlink()

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from openwork.cli.options import (
+    CircuitModel,
     CircuitPath,
     Json,
     ModelPath,
     directory_to_write,
     file_to_write,
     model_directory,
+    open_circuit,
     to_read,
 )
 from openwork.cli.output import circuit_numbers, console, print_table, write_json
@@ -147,13 +149,11 @@ def export_graph(
             metavar="FILE", callback=file_to_write, help="A .graphml, .csv or .json (attribution graph) file."
         ),
     ],
-    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
+    model: CircuitModel = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt of an attribution graph.")] = None,
 ) -> None:
     """Write a circuit as a graph: GraphML, CSV, or the public attribution-graph JSON of one prompt."""
     from openwork.interop import attribution, graphs
-    from openwork.models import load_model
-    from openwork.pruning import load_circuit
 
     if out.suffix not in GRAPHS:
         raise UserError(f"{out} ends in {out.suffix!r}; give a file that ends in {', '.join(GRAPHS)}")
@@ -161,8 +161,7 @@ def export_graph(
         raise UserError(f"the attribution graph {out} is of one prompt; give --prompt")
     if out.suffix != ".json" and prompt is not None:
         raise UserError(f"{out} is the graph of all prompts; leave --prompt out, or give a file that ends in .json")
-    loaded = load_model(model)
-    circuit = load_circuit(circuit_path, loaded)
+    circuit, loaded = open_circuit(circuit_path, model)
     if prompt is not None:
         attribution.write_attribution_graph(circuit, loaded, prompt, out)
     elif out.suffix == ".csv":

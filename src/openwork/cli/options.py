@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openwork.errors import UserError
 
+if TYPE_CHECKING:
+    from openwork.artifacts import Circuit
+    from openwork.model import Transformer
+
 MOST_SEED = 2**63 - 1 - 2**16
 """Seeds that PyTorch takes, with room to count on from one."""
 
+
+CIRCUITS = "circuits"
+"""The directory in that of a model in which circuits lie with it."""
 
 CLAIMED = "openwork.paths"
 """Where a command keeps what was given to it to read and to write."""
@@ -78,7 +85,48 @@ def model_directory(ctx: typer.Context, path: Path | None) -> Path | None:
     return to_read(ctx, None if path is None else models.find(path))
 
 
-CircuitPath = Annotated[Path, typer.Argument(metavar="CIRCUIT", callback=to_read, help="Circuit file.")]
+def circuit_model(ctx: typer.Context, path: Path | None) -> Path | None:
+    """`model_directory`, for a command that may read a circuit that lies with the model: none is written over."""
+    directory = model_directory(ctx, path)
+    for circuit in (directory / CIRCUITS).glob("*.circuit") if directory else ():
+        _claim(ctx, circuit, writes=False)
+    return directory
+
+
+def open_circuit(path: Path, model: Path | None) -> tuple[Circuit, Transformer]:
+    """The circuit in the file at `path`, or of that name among those that lie with `model`; and its model.
+
+    Without `model` it is the one that the circuit lies with: MODEL/circuits/NAME.circuit.
+    """
+    from openwork.models import load_model
+    from openwork.pruning import load_circuit
+
+    if model is None:
+        model = path.resolve().parents[1] if path.resolve().parent.name == CIRCUITS else None
+        if model is None or not path.exists():
+            raise UserError(
+                f"{path} is no file in the {CIRCUITS} of a model, so say with --model of which model the circuit is"
+            )
+    elif not path.exists():
+        names = sorted(file.stem for file in (model / CIRCUITS).glob("*.circuit"))
+        if str(path) in names:
+            path = model / CIRCUITS / f"{path}.circuit"
+        elif names and len(path.parts) == 1 and not path.suffix:
+            raise UserError(f"the model {model} has no circuit {path}; it has {', '.join(names)}")
+    loaded = load_model(model)
+    return load_circuit(path, loaded), loaded
+
+
+CircuitPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CIRCUIT", callback=to_read, help="Circuit file, or the name of one that lies with the model."
+    ),
+]
+CircuitModel = Annotated[
+    Path | None,
+    typer.Option("--model", callback=circuit_model, help="Model of the circuit; by default the one that it lies with."),
+]
 ModelPath = Annotated[
     Path,
     typer.Argument(metavar="MODEL", callback=model_directory, help="Model directory, or a name of `openwork models`."),

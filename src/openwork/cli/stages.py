@@ -10,6 +10,7 @@ import typer
 from openwork.artifacts import Circuit, load_card, write_atomically
 from openwork.cli.options import (
     MOST_SEED,
+    CircuitModel,
     CircuitPath,
     Config,
     Json,
@@ -19,6 +20,7 @@ from openwork.cli.options import (
     directory_to_write,
     file_to_write,
     model_directory,
+    open_circuit,
     to_read,
 )
 from openwork.cli.output import card_rows, circuit_numbers, console, print_pairs, print_rows, print_table, write_json
@@ -253,7 +255,7 @@ def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
 @app.command()
 def verify(
     circuit_path: CircuitPath,
-    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
+    model: CircuitModel = None,
     task: Annotated[
         str | None,
         typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
@@ -266,11 +268,8 @@ def verify(
     from dataclasses import asdict
 
     from openwork.faithfulness import verify as run
-    from openwork.models import load_model
-    from openwork.pruning import load_circuit
 
-    loaded = load_model(model)
-    circuit = load_circuit(circuit_path, loaded)
+    circuit, loaded = open_circuit(circuit_path, model)
     with console.status("checking") as status:
         card = run(
             circuit,
@@ -287,8 +286,8 @@ def verify(
 @app.command()
 def view(
     circuit_path: CircuitPath,
-    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
     corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
+    model: CircuitModel = None,
     card: Annotated[Path | None, typer.Option(callback=to_read, help="Card to show.")] = None,
     task: Annotated[
         str | None,
@@ -302,12 +301,9 @@ def view(
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
     from openwork.corpus import open_corpus
-    from openwork.models import load_model
-    from openwork.pruning import load_circuit
     from openwork.viewer import picture, write_page
 
-    loaded = load_model(model)
-    circuit = load_circuit(circuit_path, loaded)
+    circuit, loaded = open_circuit(circuit_path, model)
     posed = _task_of(circuit, task, loaded)
     write_page(out, circuit, posed, load_card(card) if card else None, loaded, open_corpus(corpus))
     console.print(f"page: {out.resolve()}", soft_wrap=True)
@@ -319,7 +315,7 @@ def view(
 @app.command()
 def explain(
     circuit_path: CircuitPath,
-    model: Annotated[Path, typer.Option(callback=model_directory, help="Model directory of the circuit.")],
+    model: CircuitModel = None,
     corpus: Annotated[Path | None, typer.Option(help="Corpus in which the nodes are watched too.")] = None,
     task: Annotated[
         str | None,
@@ -334,11 +330,8 @@ def explain(
     """Tell a circuit as text, from the tokens to the answer, and write it as a Python program."""
     from openwork import explain as told
     from openwork.corpus import open_corpus
-    from openwork.models import load_model
-    from openwork.pruning import load_circuit
 
-    loaded = load_model(model)
-    circuit = load_circuit(circuit_path, loaded)
+    circuit, loaded = open_circuit(circuit_path, model)
     posed = _task_of(circuit, task, loaded)
     texts = open_corpus(corpus) if corpus is not None else None
     written = told.write_program(circuit, loaded, posed) if program is not None else None  # not all wirings have one
