@@ -3,8 +3,8 @@
     python benchmarks/selection_share.py [--layers 4] [--d-model 256] [--density 1/64] [--mode exact]
 
 AbsTopK happens inside other kernels, where PyTorch's profiler does not see it; `perf` (linux-perf) does. Counts as the
-selection of activations what chooses them, with the GELU where this is done in the same pass, and what passes their
-gradient on; as that of weights what `keep_topk_each_` does and calls. In fast mode no step of these refreshes.
+selection of activations what chooses them and what passes their gradient on, not the GELU between; as that of weights
+what `keep_topk_each_` does and calls. In fast mode no step of these refreshes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from openwork.training import TrainConfig
 
 SECONDS, WARM, NEVER = 15, 5, 10**6
 KINDS = {
-    "selection of activations": r"select_row|one_row|(?<!gelu_)abs_topk|gelu_abs_topk(?!_backward)",
+    "selection of activations": r"one_row|keep_slopes|(?<!gelu_)abs_topk",
     "selection of weights": r"keep_in|keep_topk|protect_|_of_few|few_of|find_digit|find_key|gather\(|clear\(",
 }
 """Parts of the names of functions in the compiled kernels."""

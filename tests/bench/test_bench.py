@@ -155,11 +155,11 @@ def test_the_profile_of_a_step_names_every_kernel_of_the_step():
 REPORT = """
 # Overhead  Shared Object         Symbol
     50.00%  _native.so            [.] (anonymous namespace)::add_block<8>
-     4.00%  _native.so            [.] (anonymous namespace)::select_row
+     4.00%  _native.so            [.] (anonymous namespace)::one_row
      2.00%  _native.so            [.] (anonymous namespace)::parallel<abs_topk_backward_avx512::{lambda(long)#1}>
      9.00%  _native.so            [.] gelu_abs_topk_backward_avx512
      3.00%  _native.so            [.] (anonymous namespace)::protect_rows
-     1.00%  libtorch_cpu.so       [.] select_row
+     1.00%  libtorch_cpu.so       [.] one_row
 """
 
 

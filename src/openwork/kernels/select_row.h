@@ -10,9 +10,10 @@ constexpr int64_t PART = 16384;
 
 inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / (d + !d) : 1; }
 
-// One row: y serves as the memory of the keys until it is written. Returns the bound, the next row's first guess.
-[[maybe_unused]] inline int32_t one_row(const int32_t *__restrict x, int32_t *__restrict y, int32_t *zero_cut,
-                                        int64_t d, int64_t k, int32_t guess) {
+// One row: y serves as the memory of the keys until it is written. Returns the bound, the next row's first guess. Not
+// inline, so that a profiler tells it from the product, GELU or norm before it.
+[[maybe_unused]] __attribute__((noinline)) int32_t one_row(const int32_t *__restrict x, int32_t *__restrict y,
+                                                           int32_t *zero_cut, int64_t d, int64_t k, int32_t guess) {
     Keys summary = make_keys(x, y, d);
     Kept kept = keep(y, d, k, summary, guess);
     if (zero_cut) *zero_cut = kept.bound == 0 ? kept.cut : -1;
@@ -42,27 +43,37 @@ struct Selection {
     float *slopes;      // (rows, d): those of gelu at x where an entry was kept, zeros elsewhere; or null
 };
 
+// A row's GELU and, if they are wanted, its slopes.
+[[maybe_unused]] inline void gelu_row(const float *in, float *out, float *slopes, int64_t d) {
+    if (slopes)
+        for_vectors(0, d, [=](int64_t j, int64_t m) {
+            const Vec v = some(in + j, m);
+            const Normal p = normal(v);
+            put(out + j, gelu_of(v, p), m);
+            put(slopes + j, gelu_slope(v, p), m);
+        });
+    else
+        for_vectors(0, d, [=](int64_t j, int64_t m) { put(out + j, gelu_of(some(in + j, m)), m); });
+}
+
+// A row's slopes where the entry of y was kept, zeros elsewhere. Not inline, as `one_row`.
+[[maybe_unused]] __attribute__((noinline)) void keep_slopes(const int32_t *y, int32_t cut, float *slopes, int64_t d) {
+    for (int32_t j = 0; j < int32_t(d); j++) slopes[j] = ((y[j] & MAGNITUDE) != 0) | (j <= cut) ? slopes[j] : 0.0f;
+}
+
 // Row r of y from that of x, which may be the same memory; `dense` has room for a row. Returns the next row's guess.
 [[maybe_unused]] inline int32_t select_row(const Selection &s, const float *x, float *y, int64_t r, int64_t d,
                                            float *dense, int32_t guess) {
     const float *in = x + r * d;
     float *slopes = s.slopes ? s.slopes + r * d : nullptr;
-    if (slopes)
-        for_vectors(0, d, [=](int64_t j, int64_t m) {
-            const Vec v = some(in + j, m);
-            const Normal p = normal(v);
-            put(dense + j, gelu_of(v, p), m);
-            put(slopes + j, gelu_slope(v, p), m);
-        });
-    else if (s.gelu)
-        for_vectors(0, d, [=](int64_t j, int64_t m) { put(dense + j, gelu_of(some(in + j, m)), m); });
+    if (slopes || s.gelu)
+        gelu_row(in, dense, slopes, d);
     else
         std::memcpy(dense, in, size_t(d) * sizeof(float));
     int32_t *out = reinterpret_cast<int32_t *>(y + r * d), cut;
     guess = one_row(reinterpret_cast<const int32_t *>(dense), out, &cut, d, s.k, guess);
     if (s.zero_cut) s.zero_cut[r] = cut;
-    if (slopes)
-        for (int32_t j = 0; j < int32_t(d); j++) slopes[j] = ((out[j] & MAGNITUDE) != 0) | (j <= cut) ? slopes[j] : 0.0f;
+    if (slopes) keep_slopes(out, cut, slopes, d);
     return guess;
 }
 
