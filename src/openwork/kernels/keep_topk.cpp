@@ -32,6 +32,7 @@ struct Matrix {
     int32_t *bits;
     int64_t rows, cols, axis;
     int32_t *bound, *cut;  // of every line, see Kept; null without a floor
+    bool straddled;        // whether lines are columns, and equal keys straddle the floor of one
 
     int64_t first_row(int64_t part, int64_t parts) const { return rows * part / parts; }
 };
@@ -241,20 +242,36 @@ void gather(const Matrix &w, int64_t begin, int64_t end, const Candidates &c, in
     c.n[part] = n, c.above[part] = above;
 }
 
-// Keeps the keys above `bound`, and of those equal to it the first `ties` of the `here` that lie in this range.
-void clear(const Matrix &w, int64_t begin, int64_t end, int32_t bound, int64_t ties, int64_t here) {
-    for_blocks(w, begin, end, [&](const int32_t *keys, int32_t *bits, int64_t m) {
-        if (ties == here)
-            for (int64_t j = 0; j < m; j++) bits[j] = keys[j] >= bound ? bits[j] : 0;
-        else if (ties == 0)
-            for (int64_t j = 0; j < m; j++) bits[j] = keys[j] > bound ? bits[j] : 0;
-        else
+// Keeps, of row r, what is above `most` or above its line's bound.
+void clear_row(const Matrix &w, int64_t r, int32_t most) {
+    int32_t *__restrict bits = w.bits + r * w.cols;
+    const int32_t *__restrict bound = w.bound;
+    if (bound && w.axis == 0) {
+        for (int64_t j = 0; j < w.cols; j++)
+            bits[j] = magnitude(bits[j]) > (bound[j] < most ? bound[j] : most) ? bits[j] : 0;
+    } else {
+        most = bound && bound[r] < most ? bound[r] : most;
+        for (int64_t j = 0; j < w.cols; j++) bits[j] = magnitude(bits[j]) > most ? bits[j] : 0;
+    }
+}
+
+// In the rows from `first` to `end` keeps the keys above `bound`, and of those equal to it the first `ties` of the `here`
+// that there are.
+void clear(const Matrix &w, int64_t first, int64_t end, int32_t bound, int64_t ties, int64_t here) {
+    for (int64_t r = first; r < end; r++) {
+        const bool bounds_say_it = !w.bound || (w.axis == 1 ? w.cut[r] < 0 : !w.straddled);
+        if (bounds_say_it && (ties == here || ties == 0)) {
+            clear_row(w, r, ties > 0 ? bound - 1 : bound);
+            continue;
+        }
+        for_blocks(w, r * w.cols, (r + 1) * w.cols, [&](const int32_t *keys, int32_t *bits, int64_t m) {
             for (int64_t j = 0; j < m; j++) {
                 const bool tie = keys[j] == bound;
                 if (keys[j] < bound || (tie && ties == 0)) bits[j] = 0;
                 ties -= tie && ties > 0, here -= tie;
             }
-    });
+        });
+    }
 }
 
 // Finds the k-th largest among the candidates, and lowers k to its rank among those equal to it; false where they do not
@@ -288,7 +305,7 @@ void keep_largest(const Matrix &w, const Candidates &c, int64_t k, int64_t parts
         int64_t before = 0;
         for (int64_t p = 0; p < part; p++) before += equal[p * TABLE];
         const int64_t here = equal[part * TABLE], left = ties > before ? ties - before : 0;
-        clear(w, flat(part), flat(part + 1), bound, left < here ? left : here, here);
+        clear(w, w.first_row(part, parts), w.first_row(part + 1, parts), bound, left < here ? left : here, here);
     });
 }
 
@@ -307,7 +324,7 @@ bool keep_in(const Wanted &wanted, int threads) {
     int32_t *row_keys = reinterpret_cast<int32_t *>(tables + parts * TABLE);
     std::memset(found, 0, size_t(2 * parts) * sizeof(int64_t));
 
-    Matrix w{wanted.bits, rows, cols, axis, nullptr, nullptr};
+    Matrix w{wanted.bits, rows, cols, axis, nullptr, nullptr, false};
     const Sample sample(w);
     const int32_t guess = floor > 0 ? sample.reached_by(3 * floor * lines, 0) : 0;
     if (floor > 0) w.bound = reinterpret_cast<int32_t *>(of_lines.data), w.cut = w.bound + lines;
@@ -317,6 +334,7 @@ bool keep_in(const Wanted &wanted, int threads) {
             if (!protect_columns(w, part * COLUMNS, floor, guess)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
         });
         if (failed) return false;
+        for (int64_t c = 0; c < cols; c++) w.straddled |= w.cut[c] >= 0;
     }
 
     const int64_t others = k - floor * lines;  // so many are kept that no line protects
@@ -328,7 +346,7 @@ bool keep_in(const Wanted &wanted, int threads) {
             const int64_t next = r + ROWS < end ? r + ROWS : end;
             if (floor > 0 && axis == 1) protect_rows(w, r, next, floor, guess, row_keys + part * two_rows);
             if (others == 0)
-                clear(w, r * cols, next * cols, PROTECTED, 0, 0);
+                clear(w, r, next, NOT_A_NUMBER, 0, 0);  // all that is not protected
             else if (room > 0)
                 gather(w, r * cols, next * cols, c, part);
         }
