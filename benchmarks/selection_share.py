@@ -87,6 +87,8 @@ def sampled_shares(step: Callable[[int], object]) -> Counter[str]:
     for percent, library, symbol in lines:
         kind = next((kind for kind, names in KINDS.items() if re.search(names, symbol)), "all else")
         shares[kind if library == "_native.so" else "all else"] += float(percent) / 100
+    if len(shares) == 1:
+        raise UserError("perf saw no function that selects; were the kernels compiled (`openwork bench kernels` says)?")
     return shares
 
 

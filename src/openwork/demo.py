@@ -26,7 +26,7 @@ from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.faithfulness import verify
 from openwork.model import ModelConfig, Transformer
-from openwork.models import load_model
+from openwork.models import CIRCUITS, load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
 from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
@@ -113,9 +113,9 @@ def run_pretrained(out: Path, *, console: Console, open_page: bool) -> dict[str,
     with _timed("circuit", seconds, console):
         model = load_model(source)
         task = tasks.get(TASK, model.tokenizer)
-        circuit = load_circuit(source / "circuits" / f"{TASK}.circuit", model)
+        circuit = load_circuit(source / CIRCUITS / f"{TASK}.circuit", model)
         circuit.check_task(task)
-        card = load_card(source / "circuits" / f"{TASK}.card.json")
+        card = load_card(source / CIRCUITS / f"{TASK}.card.json")
         circuit.save(out / f"{TASK}.circuit")
         card.save(out / "card.json")
     with _timed("page", seconds, console), console.status("page"):

@@ -29,6 +29,9 @@ from openwork.sparsity import use_sparse_layers
 REFERENCE = Path(__file__).parent / "reference"
 NAMED: Mapping[str, Path] = {"reference-sparse": REFERENCE / "sparse", "reference-dense": REFERENCE / "dense"}
 """The models that come with the package; ``benchmarks/reference_pair.py`` made them."""
+CIRCUITS = "circuits"
+"""The directory, in that of a model, of the circuits that lie with it."""
+
 SPARSE_BELOW = 0.4
 """A tensor is stored as indices and values where fewer than this fraction of its entries are non-zero."""
 
@@ -54,6 +57,11 @@ def find(place: str | Path) -> Path:
     return NAMED[str(place)] if str(place) in NAMED and not Path(place).exists() else Path(place)
 
 
+def circuits(directory: Path) -> dict[str, Path]:
+    """The files of the circuits that lie with the model in `directory`, by name."""
+    return {file.stem: file for file in sorted((directory / CIRCUITS).glob("*.circuit"))}
+
+
 def list_models() -> list[dict[str, Any]]:
     """A row for each model that comes with the package: what it is, what it reaches, and the names of its circuits."""
     rows = []
@@ -68,7 +76,7 @@ def list_models() -> list[dict[str, Any]]:
                 "density": about["training"]["sparsity"]["density"],
                 "trained on tokens": about["training"]["tokens"],
                 "validation loss": about["measured"]["validation_loss"],
-                "circuits": sorted(file.stem for file in (directory / "circuits").glob("*.circuit")),
+                "circuits": list(circuits(directory)),
                 "directory": str(directory),
             }
         )

@@ -178,6 +178,9 @@ def test_the_share_of_selections_is_that_of_their_functions_in_the_kernels(tmp_p
     assert shares == pytest.approx(
         {"all else": 0.6, "selection of activations": 0.06, "selection of weights": 0.03}, abs=1e-9
     )
+    perf.write_text("#!/bin/sh\necho '    50.00%  libtorch_cpu.so  [.] abs_topk'\n")
+    with pytest.raises(UserError, match="no function that selects"):
+        sampled_shares(lambda step: None)
     perf.write_text("#!/bin/sh\necho no permission >&2\n")
     with pytest.raises(UserError, match="took no samples; it says: no permission"):
         sampled_shares(lambda step: None)

@@ -174,8 +174,10 @@ def test_a_circuit_that_lies_with_its_model_is_known_by_its_name_or_its_place(op
 
     assert "has no circuit p; it has q" in openwork("explain", "p", *by_name[2:]).line()
     assert "p.circuit" in openwork("explain", lies / "p.circuit", *by_name[2:]).line()
-    for path in (made / "q.circuit", lies / "p.circuit", "q"):
-        assert f"{path} is no file in the circuits of a model, so say with --model" in openwork("explain", path).line()
+    (tmp_path / "circuits").mkdir()
+    shutil.copy(made / "q.circuit", tmp_path / "circuits")  # of no model
+    for path in (made / "q.circuit", lies / "p.circuit", tmp_path / "circuits" / "q.circuit", "q", "/"):
+        assert f"{path} lies in no model's circuits, so say with --model" in openwork("explain", path).line()
     assert "is given twice" in openwork(*by_name, "--out", lies / "q.circuit").line()
     assert (lies / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
 

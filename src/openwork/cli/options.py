@@ -18,9 +18,6 @@ MOST_SEED = 2**63 - 1 - 2**16
 """Seeds that PyTorch takes, with room to count on from one."""
 
 
-CIRCUITS = "circuits"
-"""The directory in that of a model in which circuits lie with it."""
-
 CLAIMED = "openwork.paths"
 """Where a command keeps what was given to it to read and to write."""
 
@@ -87,9 +84,11 @@ def model_directory(ctx: typer.Context, path: Path | None) -> Path | None:
 
 def circuit_model(ctx: typer.Context, path: Path | None) -> Path | None:
     """`model_directory`, for a command that may read a circuit that lies with the model: none is written over."""
+    from openwork.models import circuits
+
     directory = model_directory(ctx, path)
-    for circuit in (directory / CIRCUITS).glob("*.circuit") if directory else ():
-        _claim(ctx, circuit, writes=False)
+    for file in circuits(directory).values() if directory else ():
+        _claim(ctx, file, writes=False)
     return directory
 
 
@@ -98,21 +97,20 @@ def open_circuit(path: Path, model: Path | None) -> tuple[Circuit, Transformer]:
 
     Without `model` it is the one that the circuit lies with: MODEL/circuits/NAME.circuit.
     """
-    from openwork.models import load_model
+    from openwork.models import circuits, load_model
     from openwork.pruning import load_circuit
 
     if model is None:
-        model = path.resolve().parents[1] if path.resolve().parent.name == CIRCUITS else None
-        if model is None or not path.exists():
-            raise UserError(
-                f"{path} is no file in the {CIRCUITS} of a model, so say with --model of which model the circuit is"
-            )
+        place = Path(os.path.abspath(path))
+        model = place.parents[1] if len(place.parts) > 2 else place
+        if place not in circuits(model).values() or not (model / "config.json").is_file():
+            raise UserError(f"{path} lies in no model's circuits, so say with --model of which model the circuit is")
     elif not path.exists():
-        names = sorted(file.stem for file in (model / CIRCUITS).glob("*.circuit"))
-        if str(path) in names:
-            path = model / CIRCUITS / f"{path}.circuit"
-        elif names and len(path.parts) == 1 and not path.suffix:
-            raise UserError(f"the model {model} has no circuit {path}; it has {', '.join(names)}")
+        known = circuits(model)
+        if str(path) in known:
+            path = known[str(path)]
+        elif known and len(path.parts) == 1 and not path.suffix:
+            raise UserError(f"the model {model} has no circuit {path}; it has {', '.join(known)}")
     loaded = load_model(model)
     return load_circuit(path, loaded), loaded
 

@@ -8,8 +8,6 @@
 // matrix, where lines are rows, and the k-th found among them by counting digits, the highest first (a radix histogram of
 // 11, 11 and 10 bits). Where the sample was wrong, or too many keys are equal, digits are counted over the whole matrix.
 // A last pass writes zeros.
-#include <cstdlib>
-
 #include "parallel.h"
 #include "threshold.h"
 #include "variant.h"
