@@ -35,7 +35,7 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     measured = out / "measured.json"
     if not measured.is_file():
         began = time.perf_counter()
-        command = [sys.executable, "-m", "openwork.cli", "demo", "--no-open", "--seed", str(seed), "--out", str(out)]
+        command = [sys.executable, "-m", "openwork", "demo", "--no-open", "--seed", str(seed), "--out", str(out)]
         process = os.posix_spawn(sys.executable, command, os.environ)
         _, status, usage = os.wait4(process, 0)
         if status:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -48,6 +49,14 @@ def test_a_command_line_that_makes_no_sense(openwork, tmp_path, monkeypatch, arg
     assert not list(tmp_path.iterdir())
 
 
+def test_the_version_is_that_of_the_package(openwork):
+    ended = openwork("--version")
+    assert (ended.status, ended.err) == (
+        0,
+        "",
+    ) and ended.out == f"openwork {version('openwork')}, torch {torch.__version__}\n"
+
+
 def test_tasks_are_listed_and_written_as_json(openwork, tmp_path):
     ended = openwork("tasks", "--json", tmp_path / "tasks.json")
     assert ended.status == 0 and ended.err == ""
@@ -71,7 +80,7 @@ def test_a_model_is_not_written_into_a_corpus(openwork, made):
 @pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     for reader in ("true", "head -1"):
-        command = f"{sys.executable} -m openwork.cli tasks | {reader}"
+        command = f"{sys.executable} -m openwork tasks | {reader}"
         assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
 
 
@@ -79,7 +88,7 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_a_reader_that_goes_away_takes_no_file_with_it(made, tmp_path):
     explain = f"explain {made}/q.circuit --model {made}/model --json {tmp_path}/explain.json"
     for name, command in {"explain": explain, "models": f"models --json {tmp_path}/models.json"}.items():
-        shell = f"({sys.executable} -m openwork.cli {command}; echo $? > {tmp_path}/status) | true"
+        shell = f"({sys.executable} -m openwork {command}; echo $? > {tmp_path}/status) | true"
         assert subprocess.run(["sh", "-c", shell], capture_output=True, timeout=60, check=True).stderr == b""
         assert json.loads((tmp_path / f"{name}.json").read_text())
         assert (tmp_path / "status").read_text() == "0\n"
@@ -88,7 +97,7 @@ def test_a_reader_that_goes_away_takes_no_file_with_it(made, tmp_path):
 @pytest.mark.slow
 def test_without_a_stdout_and_with_one_that_knows_few_letters(tmp_path):
     for shell in (">&-", "| cat"):
-        command = f"PYTHONIOENCODING=ascii {sys.executable} -m openwork.cli tasks {shell}"
+        command = f"PYTHONIOENCODING=ascii {sys.executable} -m openwork tasks {shell}"
         assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=True).stderr == b""
 
 

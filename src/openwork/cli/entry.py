@@ -6,7 +6,8 @@ import io
 import logging
 import os
 import sys
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +22,21 @@ app.add_typer(export, name="export")
 UsageError: Any = typer.BadParameter.__base__
 """What a command line that cannot be parsed raises; typer does not export it."""
 STOPPED = 130
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"openwork {version('openwork')}, torch {version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_verb(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of `openwork` itself."""
 
 
 def main() -> None:

@@ -1,3 +1,0 @@
-from openwork.cli import main
-
-main()
