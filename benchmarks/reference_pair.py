@@ -2,10 +2,10 @@
 
     python benchmarks/reference_pair.py [--work runs/reference] [--side sparse|dense]
 
-corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> a circuit of the sparse one, with
-its card, for every task that it can do, one task a process -> the comparison (`openwork compare`) on the tasks that
-both can do. What is there is not made again, so that a run that was stopped goes on. The sparse side takes about two
-hours on two cores, the circuits of the dense one many more.
+corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> their circuits, with cards, for
+every task that each can do, one task a process -> the comparison (`openwork compare --no-search`) on the tasks that
+both can do. What is there is not made again, so that a run that was stopped goes on. On two cores the models take about
+two hours, the circuits one and a half.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from openwork import tasks
-from openwork.artifacts import write_atomically
+from openwork.artifacts import load_card, write_atomically
+from openwork.cli.output import print_rows
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.faithfulness import verify
 from openwork.frontier import compare, draw_comparison
-from openwork.frontier.compare import CAN_DO
+from openwork.frontier.compare import CAN_DO, SIDES
 from openwork.model import ModelConfig
-from openwork.models import load_model, path, round_weights, save_model
-from openwork.progress import corpus_progress, pruning_progress, training_progress
+from openwork.models import CIRCUITS, circuits, load_model, path, round_weights, save_model
+from openwork.progress import corpus_progress, training_progress
 from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
 from openwork.tasks.survey import try_tasks
@@ -79,18 +79,19 @@ def main() -> None:
             with training_progress(console) as report:
                 train(corpus, CONFIGS[side], work / side, report)
         publish(side, work / side, corpus)
-    if "sparse" in sides:
-        measured = json.loads((path("reference-sparse") / "config.json").read_text())["about"]["tasks"]
-        able = [task for task, losses in measured.items() if losses["loss"] < CAN_DO]
-        with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
-            for line in pool.map(partial(find, work / "circuits" / "sparse"), able):
-                console.print(line)
+    jobs = [(side, task) for side in sides for task in able(side)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
+        measured = pool.map(measure, [path(f"reference-{side}") for side, _ in jobs], [task for _, task in jobs])
+        for (side, task), numbers in zip(jobs, measured, strict=True):
+            console.print(f"{side}, {task}: {numbers['edges']} edges")
     if not options.side:
-        sparse, dense = (load_model(path(f"reference-{side}")) for side in CONFIGS)
-        with pruning_progress(console) as report:
-            compared = compare(sparse, dense, work / "circuits", config=PruneConfig(target=TARGET), report=report)
+        directories = {side: path(f"reference-{side}") for side in SIDES}
+        models, at_hand = map(load_model, directories.values()), {s: circuits(d) for s, d in directories.items()}
+        compared = compare(*models, work, config=PruneConfig(target=TARGET), at_hand=at_hand)
         draw_comparison(compared, work / "comparison.png")
         write_atomically(work / "comparison.json", json.dumps(compared.summary(), indent=2) + "\n")
+        print_rows(f"sparse / dense, circuits at {TARGET} nats", compared.rows())
+        print_rows("geometric means", compared.means())
 
 
 def publish(side: str, trained: Path, corpus: Corpus) -> None:
@@ -126,24 +127,34 @@ def note(side: str, measured: dict, losses: dict) -> str:
     )
 
 
-def find(found: Path, name: str) -> str:
-    """Find a circuit of the sparse model, in `found` as `compare` has it; if it reached its target, keep it beside the
-    model, with its card.
+def able(side: str) -> list[str]:
+    """The tasks that a published model can do."""
+    measured = json.loads((path(f"reference-{side}") / "config.json").read_text())["about"]["tasks"]
+    return [task for task, losses in measured.items() if losses["loss"] < CAN_DO]
+
+
+def measure(directory: Path, name: str) -> dict[str, Any]:
+    """The circuit of a task beside its model, found if it is not there, and what its card says, if it reached its
+    target.
     """
-    model, started = load_model(path("reference-sparse")), time.perf_counter()
-    task, file = tasks.get(name, model.tokenizer), found / f"{name}-0.circuit"
-    kept = path("reference-sparse") / "circuits"
-    beside, card = kept / f"{name}.circuit", kept / f"{name}.card.json"
-    if file.is_file() or beside.is_file():
-        circuit = load_circuit(file if file.is_file() else beside, model)
-    else:
-        circuit = prune(model, task, config=PruneConfig(target=TARGET))
-    circuit.save(file)
-    if circuit.reached and not card.is_file():
-        circuit.save(beside)
-        verify(circuit, task).save(card)
-    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges, {circuit.losses['circuit']:.3f} nats"
-    return f"{name}: {size}; {time.perf_counter() - started:.0f} s"
+    model = load_model(directory)
+    task, file = tasks.get(name, model.tokenizer), directory / CIRCUITS / f"{name}.circuit"
+    if not file.is_file():
+        prune(model, task, config=PruneConfig(target=TARGET)).save(file)
+    circuit, card = load_circuit(file, model), file.with_suffix(".card.json")
+    numbers = {
+        "nodes": len(circuit.nodes),
+        "edges": len(circuit.edges),
+        "loss": circuit.losses["circuit"],
+        "reached": circuit.reached,
+    }
+    if circuit.reached:
+        if not card.is_file():
+            verify(circuit, task).save(card)
+        checks = load_card(card).checks
+        numbers |= {"held_out": next(check.value for check in checks if check.name == "held-out templates")}
+        numbers |= {"says_no": [check.name for check in checks if not check.passed]}
+    return numbers
 
 
 def alone() -> None:

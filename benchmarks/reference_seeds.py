@@ -20,38 +20,20 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from reference_pair import CONFIGS, SOURCE, TARGET, alone
+from reference_pair import CONFIGS, SOURCE, TARGET, alone, measure
 from rich.console import Console
 
 from openwork import tasks
-from openwork.artifacts import load_card, write_atomically
+from openwork.artifacts import write_atomically
 from openwork.cli.output import print_rows
 from openwork.corpus import build_corpus
 from openwork.errors import UserError
-from openwork.faithfulness import verify
 from openwork.frontier.compare import CAN_DO
-from openwork.models import load_model, path
+from openwork.models import circuits, load_model, path
 from openwork.progress import corpus_progress, training_progress
-from openwork.pruning import PruneConfig, load_circuit, prune
+from openwork.pruning import load_circuit
 from openwork.tasks.survey import try_tasks
 from openwork.training import read_metrics, train
-
-DENSE_EDGES = {
-    "bracket_brace": 251,
-    "lambda_func": 491,
-    "while_return_true": 176,
-    "with_as": 386,
-    "single_double_quote": 720,
-    "if_ternary": 1560,
-    "final_kwarg": 943,
-    "else_elif": 771,
-    "for_while": 809,
-    "indent_for": 502,
-    "enumerate_range": 1228,
-    "if_equals": 1269,
-    "fstring_brace": 756,
-}
-"""Edges of `reference-dense`'s circuits at the same target, by `openwork compare` (docs/log.md): they take a day."""
 
 
 def main() -> None:
@@ -70,7 +52,9 @@ def main() -> None:
             with training_progress(console) as report:
                 train(corpus, replace(CONFIGS["sparse"], seed=seed), model, report)
     unpruned = {seed: losses(model) for seed, model in models.items()}
-    order = [task for task in tasks.names() if task in DENSE_EDGES or not options.shared]
+    other = load_model(path("reference-dense"))
+    dense = {task: len(load_circuit(file, other).edges) for task, file in circuits(path("reference-dense")).items()}
+    order = [task for task in tasks.names() if task in dense or not options.shared]
     todo = [(seed, task) for task in order for seed in models if unpruned[seed][task]["loss"] < CAN_DO]
     found: dict[int, dict[str, dict[str, Any]]] = {seed: {} for seed in models}
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
@@ -78,8 +62,10 @@ def main() -> None:
         for (seed, task), numbers in zip(todo, jobs, strict=True):
             found[seed][task] = numbers
             console.print(f"seed {seed}, {task}: {numbers['edges']} edges")
-    print_rows("edges, and the loss on held-out templates", [by_task(task, found, unpruned) for task in order])
-    summary = [of_seed(seed, read_metrics(model)[-1], found[seed], unpruned[seed]) for seed, model in models.items()]
+    print_rows("edges, and the loss on held-out templates", [by_task(task, found, unpruned, dense) for task in order])
+    summary = [
+        of_seed(seed, read_metrics(model)[-1], found[seed], unpruned[seed], dense) for seed, model in models.items()
+    ]
     print_rows(f"circuits at {TARGET} nats; sparse / dense", summary)
     numbers = {"unpruned": unpruned, "found": found, "seeds": summary}
     write_atomically(options.work / "seeds.json", json.dumps(numbers, indent=2) + "\n")
@@ -97,47 +83,29 @@ def losses(directory: Path) -> dict[str, dict[str, float]]:
     return json.loads(kept.read_text())
 
 
-def measure(directory: Path, name: str) -> dict[str, Any]:
-    """The circuit of a task, found if it is not there, and what its card says, if it reached its target."""
-    model = load_model(directory)
-    task, file = tasks.get(name, model.tokenizer), directory / "circuits" / f"{name}.circuit"
-    if not file.is_file():
-        prune(model, task, config=PruneConfig(target=TARGET)).save(file)
-    circuit, card = load_circuit(file, model), file.with_suffix(".card.json")
-    numbers = {
-        "nodes": len(circuit.nodes),
-        "edges": len(circuit.edges),
-        "loss": circuit.losses["circuit"],
-        "reached": circuit.reached,
-    }
-    if circuit.reached:
-        if not card.is_file():
-            verify(circuit, task).save(card)
-        checks = load_card(card).checks
-        numbers |= {"held_out": next(check.value for check in checks if check.name == "held-out templates")}
-        numbers |= {"says_no": [check.name for check in checks if not check.passed]}
-    return numbers
-
-
-def by_task(task: str, found: dict[int, dict[str, Any]], unpruned: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def by_task(
+    task: str, found: dict[int, dict[str, dict[str, Any]]], unpruned: dict[int, dict[str, Any]], dense: dict[str, int]
+) -> dict[str, Any]:
     """One row for a task: its circuits' edges and held-out losses, seed by seed."""
     row: dict[str, Any] = {"task": task}
-    for seed, circuits in found.items():
-        if task not in circuits:
+    for seed, numbers in found.items():
+        if task not in numbers:
             row[f"seed {seed}"] = f"not done ({unpruned[seed][task]['loss']:.2f})"
-        elif not circuits[task]["reached"]:
-            row[f"seed {seed}"] = f"missed ({circuits[task]['loss']:.3f})"
+        elif not numbers[task]["reached"]:
+            row[f"seed {seed}"] = f"missed ({numbers[task]['loss']:.3f})"
         else:
-            row[f"seed {seed}"] = f"{circuits[task]['edges']}, held-out {circuits[task]['held_out']:.3f}"
-    return {**row, "dense": DENSE_EDGES.get(task, "")}
+            row[f"seed {seed}"] = f"{numbers[task]['edges']}, held-out {numbers[task]['held_out']:.3f}"
+    return {**row, "dense": dense.get(task, "")}
 
 
-def of_seed(seed: int, last: dict[str, Any], found: dict[str, Any], unpruned: dict[str, Any]) -> dict[str, Any]:
+def of_seed(
+    seed: int, last: dict[str, Any], found: dict[str, Any], unpruned: dict[str, Any], dense: dict[str, int]
+) -> dict[str, Any]:
     """One row for a seed: its tasks, and its circuits beside those of the dense model."""
     reached = {task: numbers for task, numbers in found.items() if numbers["reached"]}
-    shared = [task for task in reached if task in DENSE_EDGES]
-    sparse = geometric_mean(max(1, reached[task]["edges"]) for task in shared) if shared else math.nan
-    dense = geometric_mean(DENSE_EDGES[task] for task in shared) if shared else math.nan
+    shared = [task for task in reached if task in dense]
+    edges = geometric_mean(max(1, reached[task]["edges"]) for task in shared) if shared else math.nan
+    of_dense = geometric_mean(dense[task] for task in shared) if shared else math.nan
     return {
         "seed": seed,
         "validation loss": last["validation_loss"],
@@ -146,8 +114,8 @@ def of_seed(seed: int, last: dict[str, Any], found: dict[str, Any], unpruned: di
         "median edges": median(numbers["edges"] for numbers in reached.values()) if reached else math.nan,
         "0.1 worse held-out": ", ".join(t for t, n in reached.items() if n["held_out"] > n["loss"] + 0.1),
         "shared tasks": len(shared),
-        "edges": f"{sparse:.1f} / {dense:.1f}",
-        "times": dense / sparse,
+        "edges": f"{edges:.1f} / {of_dense:.1f}",
+        "times": of_dense / edges,
     }
 
 

@@ -83,6 +83,18 @@ def test_what_was_found_is_not_looked_for_again(planted, tmp_path):
     assert len(planted) == 4
 
 
+def test_circuits_at_hand_are_taken_as_they_are(planted, tmp_path):
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    searched = compare(*models, tmp_path / "out", names=["one"], config=QUICK)
+    files = {side: {"one": tmp_path / "out" / side / "one-0.circuit"} for side in ("sparse", "dense")}
+    assert compare(*models, tmp_path / "new", names=["one"], config=QUICK, at_hand=files) == searched
+    assert planted == [0, 0] and not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="no circuit of one lies with the dense model"):
+        compare(*models, tmp_path / "new", names=["one"], config=QUICK, at_hand={**files, "dense": {}})
+    with pytest.raises(UserError, match=r"one-0\.circuit has the seed 0, not 1"):
+        compare(*models, tmp_path / "new", names=["one"], seeds=(1,), config=QUICK, at_hand=files)
+
+
 def test_circuits_of_another_target_are_refused(planted, tmp_path):
     models = planted_model("mlp", decoys=False), planted_model("mlp")
     compare(*models, tmp_path, names=["one"], config=QUICK)

@@ -363,20 +363,31 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Searches per task and model; each is shown.")] = 1,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be given again.")] = None,
+    no_search: Annotated[
+        bool, typer.Option("--no-search", help="Take the circuits that lie with the models, look for no others.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Prune both models on all tasks that both can do: edges and nodes by task, means, and the ratio."""
     from openwork.config import read_config
     from openwork.frontier import compare as run
     from openwork.frontier import draw_comparison
-    from openwork.models import load_model
+    from openwork.models import circuits, load_model
     from openwork.progress import pruning_progress
     from openwork.pruning import PruneConfig
 
     wanted = read_config(PruneConfig, config, settings or ())
     models = load_model(sparse), load_model(dense)
     with pruning_progress(console) as report:
-        compared = run(*models, out, names=task, seeds=range(seed, seed + seeds), config=wanted, report=report)
+        compared = run(
+            *models,
+            out,
+            names=task,
+            seeds=range(seed, seed + seeds),
+            config=wanted,
+            at_hand={"sparse": circuits(sparse), "dense": circuits(dense)} if no_search else None,
+            report=report,
+        )
     numbers = compared.summary()
     draw_comparison(compared, out / "comparison.png")
     write_json(out / "comparison.json", numbers)

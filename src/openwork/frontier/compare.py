@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Literal
@@ -148,16 +149,18 @@ def compare(
     names: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     config: PruneConfig | None = None,
+    at_hand: Mapping[Side, Mapping[str, Path]] | None = None,
     report: Report = lambda line: None,
 ) -> Comparison:
     """Prune both models on all of the tasks `names` that both can do, one search for each seed.
 
     The circuits lie in `out`, as ``sparse/TASK-SEED.circuit`` and ``dense/TASK-SEED.circuit``, and ``search.json`` says
-    how they were looked for; those that are there are not looked for again.
+    how they were looked for; those that are there are not looked for again. With `at_hand`, the files of both models'
+    circuits by task, nothing is looked for, and `out` stays as it is.
 
     Raises:
         UserError: a model has no tokenizer or no means, a task is unknown or there is none that both can do, or a
-            circuit in `out` is of another model, task or search.
+            circuit in `out` or `at_hand` is of another model, task or search, or is not there.
     """
     config, names = config or PruneConfig(), tuple(names or tasks.names())
     models: dict[Side, Transformer] = {"sparse": sparse, "dense": dense}
@@ -171,16 +174,18 @@ def compare(
             f"no task has an unpruned loss below {CAN_DO} in both models (the nearest, {nearest}, has {losses}); "
             "compare better models"
         )
-    _same_search(out / "search.json", config)
+    if at_hand is None:
+        _same_search(out / "search.json", config)
     found = []
-    for task in shared(unpruned):
-        for side, model in models.items():
-            posed = tasks.get(task, model.tokenizer)
-            for seed in seeds:
-                path = out / side / f"{_stem(task)}-{seed}.circuit"
-                circuit = _circuit(model, posed, path, seed, config, report)
-                size = {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
-                found.append(Found(side, task, seed, circuit.reached, circuit.losses["circuit"], **size))
+    for task, (side, model), seed in product(shared(unpruned), models.items(), seeds):
+        posed = tasks.get(task, model.tokenizer)
+        if at_hand is not None:
+            path = _at_hand(at_hand[side], side, task)
+        elif not (path := out / side / f"{_stem(task)}-{seed}.circuit").is_file():
+            prune(model, posed, seed=seed, config=config, report=report).save(path)
+        circuit = _of_this_search(load_circuit(path, model), path, posed, seed, config)
+        size = {"nodes": len(circuit.nodes), "edges": len(circuit.edges)}
+        found.append(Found(side, task, seed, circuit.reached, circuit.losses["circuit"], **size))
     return Comparison(config.target, unpruned, tuple(found))
 
 
@@ -226,16 +231,20 @@ def _losses(model: Transformer, names: Sequence[str]) -> dict[str, float]:
     return {row["task"]: float("inf") if row["loss"] == "" else row["loss"] for row in rows}
 
 
-def _circuit(
-    model: Transformer, task: tasks.Task, path: Path, seed: int, config: PruneConfig, report: Report
-) -> Circuit:
-    """The circuit in `path`, or, if there is none, one that is found now."""
-    if not path.is_file():
-        prune(model, task, seed=seed, config=config, report=report).save(path)
-    circuit = load_circuit(path, model)
+def _at_hand(files: Mapping[str, Path], side: Side, task: str) -> Path:
+    """The file of the circuit of `task` among those at hand of the model of this `side`."""
+    if (stem := _stem(task)) not in files:
+        raise UserError(f"no circuit of {task} lies with the {side} model; search for it, or leave that task out")
+    return files[stem]
+
+
+def _of_this_search(circuit: Circuit, path: Path, task: tasks.Task, seed: int, config: PruneConfig) -> Circuit:
+    """The circuit in `path`, refused if it is not what was asked for."""
     asked = {"task": task.hash, "target": config.target, "seed": seed, "ablation": config.ablation}
     found = {"task": circuit.task_hash, "target": circuit.target, "seed": circuit.seed, "ablation": circuit.ablation}
     for what, value in asked.items():
         if found[what] != value:
-            raise UserError(f"{path} has the {what} {found[what]}, not {value}; give another --out, or delete it")
+            raise UserError(
+                f"{path} has the {what} {found[what]}, not {value}; ask for that one, or keep it elsewhere and search"
+            )
     return circuit
