@@ -85,7 +85,12 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappin
     same content gives the same bytes.
     """
     text = json.dumps({**header, "kind": kind, "format_version": FORMAT_VERSION}, sort_keys=True)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    contiguous, storages = {}, set()
+    for name, tensor in sorted(tensors.items()):
+        whole = tensor.detach().cpu().contiguous()
+        storage = whole.untyped_storage().data_ptr()
+        contiguous[name] = whole.clone() if storage in storages else whole  # safetensors refuses what shares memory
+        storages.add(storage)
     metadata = {"openwork": f"{_checksum(text, contiguous)} {text}"}
     write_atomically(path, save_safetensors(contiguous, metadata=metadata))
 
@@ -176,8 +181,9 @@ class Circuit:
     """The nodes and weights of one model that perform one task, with all that is needed to run them.
 
     Outside the circuit every node takes its ablation value, the same at every prompt and position (paper, 2.2), and
-    every weight carries that of its source: a constant, which joins the target's bias. `run` is the one definition of
-    what a circuit computes. Its answers are calibrated: ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
+    every weight carries that of its source (behind a head, the mean of what it moves): a constant, which joins the
+    target's bias. `run` is the one definition of what a circuit computes. Its answers are calibrated:
+    ``scale * (logit of A - logit of B) + shift`` (paper, A.5).
     """
 
     model_hash: str
@@ -189,9 +195,10 @@ class Circuit:
     edges: tuple[Edge, ...]
     """The weights that carry activations, all between kept nodes."""
     kept: dict[str, Tensor]
-    """For each node site, the kept indices (int64, ascending)."""
+    """For each site with kept nodes, their indices (int64, ascending)."""
     ablation_values: dict[str, Tensor]
-    """For each node site, the value (width,) that a node takes when it is off."""
+    """For each node site, the value (width,) that a node takes when it is off; for ``attn.y``, which has no nodes, what
+    the weights outside the circuit carry behind a head."""
     scale: float
     shift: float
     seed: int
@@ -218,6 +225,7 @@ class Circuit:
         return {
             site: _ablate(values, self.kept.get(site), keep_listed=not complement)
             for site, values in self.ablation_values.items()
+            if not site.endswith("attn.y")
         }
 
     @cached_property

@@ -23,7 +23,7 @@ from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_ten
 from openwork.config import from_dict
 from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
-from openwork.model import ModelConfig, Transformer, check_memory, node_sites
+from openwork.model import ModelConfig, Transformer, ablated_sites, check_memory
 from openwork.sparsity import use_sparse_layers
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -160,7 +160,7 @@ def save_means(model: Transformer, path: str | Path) -> None:
 def load_means(model: Transformer, path: Path) -> dict[str, Tensor]:
     """The means kept in the Model directory `path`; none if they are another model's."""
     means, header = load_tensors(path / "means.safetensors", "means")
-    return means if header["model_hash"] == model.hash and set(means) == set(node_sites(model.config)) else {}
+    return means if header["model_hash"] == model.hash and set(means) == set(ablated_sites(model.config)) else {}
 
 
 def check_corpus(model: Transformer, corpus: Corpus) -> None:

@@ -188,7 +188,7 @@ def test_the_bias_of_a_node_holds_what_its_edges_do_not(wiring):
         if site not in matrix:
             assert node.bias is None and not node.edges
             continue
-        values, bias = circuit.ablation_values[matrix[site].source], parameters.get(f"{matrix[site].name}.bias")
+        values, bias = circuit.ablation_values[matrix[site].argument], parameters.get(f"{matrix[site].name}.bias")
         rest = float(matrix[site].weight[row] @ values) + (0.0 if bias is None else float(bias[row]))
         for source, weight in node.edges:
             rest -= weight * float(values[parse_node(source, model.config.d_head)[1]])

@@ -12,7 +12,16 @@ import torch
 from openwork.artifacts import Circuit, Edge
 from openwork.errors import UserError
 from openwork.interop import attribution, graphs, transformerlens
-from openwork.model import NODE_SITES, ModelConfig, Transformer, all_sites, node_name, node_sites, parse_node
+from openwork.model import (
+    NODE_SITES,
+    ModelConfig,
+    Transformer,
+    ablated_sites,
+    all_sites,
+    node_name,
+    node_sites,
+    parse_node,
+)
 from openwork.model.transformer import NONLINEARITIES
 from openwork.pruning import edges_between
 from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_model
@@ -104,8 +113,7 @@ def test_the_attribution_graph_gives_each_target_the_sum_of_its_links(planted):
     acts = planted.run(tokens, record=["0.attn.resid_delta", "0.attn.v"])[1]
     written = next(n for n in nodes.values() if n["clerp"] == "0.attn.resid_delta.2" and n["ctx_idx"] == 5)
     arriving = sum(link["weight"] for link in graph["links"] if link["target"] == written["node_id"])
-    mean_v = planted.ablation_values["0.attn.v"]
-    base = (model.blocks[0].attn.out.weight[2] @ mean_v + model.blocks[0].attn.out.bias[2]).item()
+    base = model.weights_of(planted.edges, planted.ablation_values)["blocks.0.attn.out.bias"][2].item()
     assert arriving == pytest.approx(float(acts["0.attn.resid_delta"][0, 5, 2]) - base, abs=1e-4)
     tops = [node for node in nodes.values() if node["feature_type"] == "logit"]
     assert sum(node["is_target_logit"] for node in tops) == 1 and tops[0]["feature"] == 3
@@ -131,7 +139,7 @@ def everything(**wiring) -> tuple[Transformer, Circuit]:
         nodes=tuple(node_name(site, i, 4) for site, width in widths.items() for i in range(width)),
         edges=edges_between(model, kept),
         kept=kept,
-        ablation_values={site: torch.zeros(width) for site, width in widths.items()},
+        ablation_values={site: torch.zeros(width) for site, width in ablated_sites(model.config).items()},
         model=model,
     )
     return model, circuit

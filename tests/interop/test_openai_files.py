@@ -193,12 +193,14 @@ def test_a_released_circuit_runs_and_states_its_loss(released, tmp_path, source)
         return lambda x: keep * x + (1 - keep) * means[site]
 
     tokens = PlantedTask().pairs("validation", 8).flat
-    expected = model.run(tokens, edit={site: ablate(site) for site in means})[0]
+    expected = model.run(tokens, edit={site: ablate(site) for site in node_sites(model.config)})[0]
     torch.testing.assert_close(model.run(tokens, edit=circuit.edits())[0], expected)
     stated = PlantedTask().pairs("validation", 8).loss(expected)
     assert circuit.losses["nodes_ablated"] == pytest.approx(stated.item(), abs=1e-6)
     if not model.config.sink:
         torch.testing.assert_close(circuit(tokens), expected)
+    moved = means["0.attn.y" if model.config.sink else "0.attn.v"]
+    torch.testing.assert_close(circuit.ablation_values["0.attn.y"], moved)
     assert len(circuit.nodes) == sum(map(len, kept.values())) and "1.attn.v.head" in " ".join(circuit.nodes)
     assert circuit.edges == edges_between(model, kept)
     circuit.save(tmp_path / "one.circuit")

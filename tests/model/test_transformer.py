@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from openwork.errors import UserError
-from openwork.model import NODE_SITES, ModelConfig, Transformer, all_sites, node_name, node_sites, parse_node
+from openwork.model import (
+    NODE_SITES,
+    ModelConfig,
+    Transformer,
+    all_sites,
+    mean_activations,
+    node_name,
+    node_sites,
+    parse_node,
+)
 
 SMALL = {"n_layers": 2, "d_model": 16, "d_head": 4, "n_ctx": 12, "d_vocab": 23, "d_position": 4}
 
@@ -232,3 +241,15 @@ def test_an_unknown_site_is_answered_with_the_nearest():
         random_model().run(torch.zeros(1, 2, dtype=torch.long), record=["0.mlp.postact"])
     with pytest.raises(UserError, match="13 tokens are more than the model's context of 12"):
         random_model()(torch.zeros(1, 13, dtype=torch.long))
+
+
+@pytest.mark.parametrize("sink", [True, False])
+def test_with_every_weight_closed_a_write_is_what_it_is_on_average(sink):
+    """Also behind heads, whose patterns let less through than the values hold where there is a sink."""
+    model = random_model(sink=sink, activation_fraction=1)
+    batches = [torch.randint(0, 23, (8, 9), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    means = mean_activations(model, batches)
+    _, acts = model.run(batches[0], weights=model.weights_of((), means), record=["0.attn.resid_delta"])
+    assert (acts["0.attn.resid_delta"] - means["0.attn.resid_delta"]).abs().max() < 1e-5
+    at_values = model.blocks[0].attn.out(means["0.attn.v"])
+    assert (at_values - means["0.attn.resid_delta"]).abs().max() > 1e-3

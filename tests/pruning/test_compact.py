@@ -9,7 +9,7 @@ import torch
 from tests.pruning.planted import PlantedTask
 
 from openwork.artifacts import Circuit
-from openwork.model import ModelConfig, Transformer, node_sites
+from openwork.model import ModelConfig, Transformer, ablated_sites, node_sites
 from openwork.pruning.compact import Compact
 from openwork.pruning.judge import Judge
 from openwork.pruning.universe import Universe
@@ -75,7 +75,7 @@ def circuit_of(model: Transformer, universe: Universe, edge, values) -> Circuit:
 def setting(wiring, share=3):
     model, draw = random_model(**wiring), torch.Generator().manual_seed(3)
     widths = node_sites(model.config)
-    values = {site: 0.3 * torch.randn(width, generator=draw) for site, width in widths.items()}
+    values = {site: 0.3 * torch.randn(width, generator=draw) for site, width in ablated_sites(model.config).items()}
     kept = {
         site: torch.randperm(width, generator=draw)[: width // share].sort().values for site, width in widths.items()
     }

@@ -10,6 +10,7 @@ from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_edges, plan
 
 from openwork.artifacts import load_circuit, load_tensors
 from openwork.errors import UserError
+from openwork.model import node_sites
 from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
 from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.halving import learn_edges, learn_nodes
@@ -239,7 +240,7 @@ def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larg
 def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model):
     circuit = prune(model, PlantedTask(), config=QUICK)
     assert circuit.n_possible_edges == count_possible_edges(model)
-    assert circuit.n_possible_nodes == sum(len(values) for values in circuit.ablation_values.values() if len(values))
+    assert circuit.n_possible_nodes == sum(node_sites(circuit.model.config).values())
 
 
 def test_a_search_leaves_what_had_gradients_and_what_had_none_as_it_was():

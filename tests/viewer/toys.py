@@ -8,7 +8,7 @@ import torch
 
 from openwork.artifacts import Card, Check, Circuit
 from openwork.corpus import Corpus
-from openwork.model import ModelConfig, Transformer, node_name, node_sites
+from openwork.model import ModelConfig, Transformer, ablated_sites, node_name, node_sites
 from openwork.pruning import count_possible_edges, edges_between
 from openwork.tasks import Pairs
 
@@ -51,7 +51,7 @@ def toy_circuit(model: Transformer, task: ToyTask, per_site: int = 2) -> Circuit
         nodes=tuple(node_name(site, i, model.config.d_head) for site in sites for i in range(per_site)),
         edges=edges_between(model, kept),
         kept=kept,
-        ablation_values={site: torch.zeros(width) for site, width in sites.items()},
+        ablation_values={site: torch.zeros(width) for site, width in ablated_sites(model.config).items()},
         scale=2.0,
         shift=0.3,
         seed=0,

@@ -27,7 +27,8 @@ def attribution_graph(circuit: Circuit, model: Transformer, prompt: str, *, slug
 
     One node for each of the circuit's at each position where it is not at its ablation value, with its activation; the
     prompt's tokens below, the likeliest next tokens above. A link's weight is source activation less ablation value,
-    times the weight between the two; in attention also times the pattern, through the stream times the reader's norm.
+    times the weight between the two, through the stream times the reader's norm. Behind a head it is the activation
+    itself, times weight and pattern: what is ablated there is what the head moves.
 
     Raises:
         UserError: the model has no tokenizer, its stream is not a plain sum, or the prompt is longer than its context.
@@ -159,17 +160,15 @@ class _Attribution:
         found, patterns = [], {}
         for source, target, weight in self.circuit.edges:
             site, index = self.places[source]
-            delta = self.delta[source]
             if not site.endswith("attn.v"):
-                found += [
-                    self._link(self._id(source, t), self._id(target, t), weight * float(x)) for t, x in enumerate(delta)
-                ]
+                given = (weight * self.delta[source]).tolist()
+                found += [self._link(self._id(source, t), self._id(target, t), x) for t, x in enumerate(given)]
                 continue
             layer = int(site.partition(".")[0])
             if layer not in patterns:
                 q, k = (self.acts[f"{layer}.attn.{part}"] for part in "qk")
                 patterns[layer] = self.model.attention_pattern(layer, q, k)[0]
-            moved = patterns[layer][index // self.d_head] * delta
+            moved = patterns[layer][index // self.d_head] * self.acts[site][0, :, index]
             found += [
                 self._link(self._id(source, key), self._id(target, query), weight * float(moved[query, key]))
                 for query in range(len(self.tokens))

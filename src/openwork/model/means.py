@@ -7,18 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from openwork.model.sites import node_sites
+from openwork.model.sites import ablated_sites
 from openwork.model.transformer import Transformer
 
 
 @torch.no_grad()
 def mean_activations(model: Transformer, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """For each node site, the mean (width,) of its activations over all positions of `batches`, each (batch, position).
+    """For each of `ablated_sites`, the mean (width,) of its activations over all positions of `batches`, each
+    (batch, position).
 
     Give batches of the training corpus: the mean is over the pretraining distribution, the same at every prompt and
     position.
     """
-    sites = list(node_sites(model.config))
+    sites = list(ablated_sites(model.config))
     sums, count = {site: torch.zeros((), dtype=torch.float64) for site in sites}, 0
     for tokens in batches:
         recorded = model.run(tokens, record=sites)[1]

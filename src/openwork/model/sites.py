@@ -51,6 +51,12 @@ def node_sites(config: ModelConfig) -> dict[str, int]:
     return {f"{layer}.{kind}": width(config, kind) for layer in range(config.n_layers) for kind in NODE_SITES}
 
 
+def ablated_sites(config: ModelConfig) -> dict[str, int]:
+    """The sites whose ablation values circuits need, with their widths: those of nodes, and ``attn.y``, which is what
+    the weights behind a head multiply."""
+    return node_sites(config) | {f"{layer}.attn.y": width(config, "attn.y") for layer in range(config.n_layers)}
+
+
 def circuit_sites(config: ModelConfig) -> dict[str, int]:
     """The sites whose channels a circuit may keep and ablate, the release's among them, with their widths."""
     return {**node_sites(config), FINAL_SITE: config.d_model}

@@ -1,8 +1,7 @@
 """Wiring: the matrices between nodes, and the model's parameters when only some of their weights carry activations.
 
 A head's pattern and the residual stream carry values from node to node without weights of their own. An edge is an
-entry of one of six matrices per layer; the value channel of a head stands for the output channel that its head moves it
-to.
+entry of one of six matrices per layer; the value channel of a head stands for what its head moves of it, ``attn.y``.
 """
 
 from __future__ import annotations
@@ -44,6 +43,11 @@ class Matrix:
     weight: Tensor
     """(target width, source width)."""
 
+    @property
+    def argument(self) -> str:
+        """Site of what it multiplies: its source, but what the heads move of it where that is ``attn.v``."""
+        return self.source.replace("attn.v", "attn.y")
+
 
 def matrices(model: Transformer) -> Iterator[Matrix]:
     """The matrices between nodes, in forward order."""
@@ -57,8 +61,9 @@ def matrices(model: Transformer) -> Iterator[Matrix]:
 def weights_of(model: Transformer, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters with which `model` runs `edges` alone.
 
-    Every other weight between nodes carries its source's ablation value, `values` (width,) of each site: a constant,
-    which joins the target's bias. Biases, norms, sinks, embeddings and positions are the model's own.
+    Every other weight between nodes multiplies an ablation value, `values` (width,) of each site: a constant, which
+    joins the target's bias. Behind a head that is the mean of what it moves, not of the value channel: a pattern with a
+    sink adds up to less than one. Biases, norms, sinks, embeddings and positions are the model's own.
     """
     places: dict[str, list[tuple[int, int]]] = {}
     for edge in edges:
@@ -70,7 +75,7 @@ def weights_of(model: Transformer, edges: Iterable[Edge], values: Mapping[str, T
         if matrix.target in places:
             rows, columns = torch.tensor(places[matrix.target], device=out.device).unbind(1)
             out[rows, columns] = 0
-        constant = out @ values[matrix.source].to(out)
+        constant = out @ values[matrix.argument].to(out)
         bias = parameters.get(f"{matrix.name}.bias")
         found[f"{matrix.name}.weight"] = matrix.weight - out
         found[f"{matrix.name}.bias"] = constant if bias is None else bias.detach() + constant

@@ -61,7 +61,9 @@ class Compact:
         ]
         n = max(map(len, parts), default=1)
         v = torch.cat([part.expand(n, -1, -1) for part in parts], -1) if parts else stream.asking(v, site)
-        out = self.stages[f"{site}.resid_delta"](self._delta(f"{site}.v", v, node), node, edge)
+        kept = self.universe.kept[f"{site}.v"]
+        moved = self._gate(f"{site}.v", node) * (v - self.values[f"{site}.y"][kept])
+        out = self.stages[f"{site}.resid_delta"](moved, node, edge)
         return self._gated(f"{site}.resid_delta", out, node)
 
     def _mlp(self, stream: Stream, site: str, delta: Tensor, node: Tensor, edge: Tensor | None) -> Tensor:
@@ -99,8 +101,10 @@ class Compact:
 
     def _delta(self, site: str, x: Tensor, node: Tensor) -> Tensor:
         """gate * (x - ablation value), of x (M, P, n)."""
-        gate = alike(node[:, self.universe.nodes[site]])[:, None]
-        return gate * (x - self.values[site][self.universe.kept[site]])
+        return self._gate(site, node) * (x - self.values[site][self.universe.kept[site]])
+
+    def _gate(self, site: str, node: Tensor) -> Tensor:
+        return alike(node[:, self.universe.nodes[site]])[:, None]
 
     def _gated(self, site: str, x: Tensor, node: Tensor) -> Tensor:
         return self.values[site][self.universe.kept[site]] + self._delta(site, x, node)

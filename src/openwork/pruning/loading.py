@@ -11,7 +11,7 @@ import torch
 from openwork import artifacts
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
-from openwork.model import FINAL_SITE, Transformer, circuit_sites, node_name
+from openwork.model import FINAL_SITE, Transformer, ablated_sites, circuit_sites, node_name
 
 
 def load_circuit(path: str | Path, model: Transformer) -> Circuit:
@@ -37,8 +37,10 @@ def load_circuit(path: str | Path, model: Transformer) -> Circuit:
 def _fault(circuit: Circuit, model: Transformer) -> str:
     """What cannot be true of `circuit`, empty if all can."""
     losses = ("unpruned", "circuit", "circuit_uncalibrated")
-    widths, names = circuit_sites(model.config), set(circuit.nodes)
-    if FINAL_SITE not in circuit.ablation_values:  # as in every circuit that was found here
+    widths, names, ablated = circuit_sites(model.config), set(circuit.nodes), ablated_sites(model.config)
+    if FINAL_SITE in circuit.ablation_values:
+        ablated[FINAL_SITE] = widths[FINAL_SITE]
+    else:  # as in every circuit that was found here
         del widths[FINAL_SITE]
     for name in ("task", "task_hash"):
         if not isinstance(getattr(circuit, name), str):
@@ -50,9 +52,9 @@ def _fault(circuit: Circuit, model: Transformer) -> str:
     if circuit.ablation not in get_args(Ablation):
         return f"its ablation is {circuit.ablation!r}"
     if {site: tuple(values.shape) for site, values in circuit.ablation_values.items()} != {
-        site: (width,) for site, width in widths.items()
+        site: (width,) for site, width in ablated.items()
     }:
-        return "its ablation values are not those of the model's nodes"
+        return "its ablation values are not of the sites that they must be of; circuits of earlier versions lack attn.y"
     if not all(values.isfinite().all() for values in circuit.ablation_values.values()):
         return "it has ablation values that are not finite"
     for site, index in circuit.kept.items():

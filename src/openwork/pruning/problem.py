@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
-from openwork.model import Transformer, node_name, node_sites
+from openwork.model import Transformer, ablated_sites, node_name, node_sites
 from openwork.pruning.calibration import calibrate, losses
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.edges import count_possible_edges
@@ -56,9 +56,9 @@ class Problem:
 
 
 def ablation_values(model: Transformer, ablation: Ablation) -> dict[str, Tensor]:
-    """For each node site, the values (width,) of ablated nodes."""
+    """For each of `ablated_sites`, the values (width,) of ablated nodes, and behind heads of what these move."""
     if ablation == "zero":
-        return {site: torch.zeros(width) for site, width in node_sites(model.config).items()}
+        return {site: torch.zeros(width) for site, width in ablated_sites(model.config).items()}
     if not model.means:
         raise UserError(
             "the model has no mean activations for mean ablation; compute them once with openwork prune --corpus, or "

@@ -103,6 +103,6 @@ def alike(gate: Tensor) -> Tensor:
 
 def _constant(model: Transformer, matrix: Matrix, values: Mapping[str, Tensor]) -> Tensor:
     """What the matrix gives, (width,), where every node that it reads is ablated."""
-    constant = matrix.weight @ values[matrix.source]
+    constant = matrix.weight @ values[matrix.argument]
     bias = dict(model.named_parameters()).get(f"{matrix.name}.bias")
     return constant if bias is None else constant + bias.detach()

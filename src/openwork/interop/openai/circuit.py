@@ -5,7 +5,8 @@ prompts; here the circuit is calibrated and measured anew on a task of ours, so 
 
 The release ablates nodes and leaves all weights: ``model.run(tokens, edit=circuit.edits())``, whose loss is stated as
 ``nodes_ablated``. `Circuit.run` also lets the weights outside the circuit carry constants, which differs where nodes
-outside compete for AbsTopK's places, or where a sink takes attention from an ablated value.
+outside compete for AbsTopK's places, or where a sink takes attention from an ablated value: there they carry the mean
+of what the head moves (``attn.y``), or, if the means lack it or there is no sink, that of the value.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
 from openwork.interop.openai.checkpoint import open_checkpoint
-from openwork.model import FINAL_SITE, Transformer, circuit_sites, node_name, node_sites
+from openwork.model import FINAL_SITE, Transformer, ablated_sites, circuit_sites, node_name, node_sites
 from openwork.pruning import PruneConfig, ablation_values, count_possible_edges, edges_between
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Task
@@ -69,7 +70,8 @@ def load_circuit(
         raise UserError(f"{means} has no mean activations, site to values; give the file that has, or leave it out")
     else:
         values = ablation_values(model, ablation)
-    kept, values = _final(kept, values, ablation, model, path)
+    moved = {f"{layer}.attn.y": values[f"{layer}.attn.v"] for layer in range(model.config.n_layers)}
+    kept, values = _final(kept, moved | values if model.config.sink else values | moved, ablation, model, path)
     circuit = Circuit(
         model_hash=model.hash,
         task=task.name,
@@ -150,7 +152,7 @@ def _kept(data: Mapping[Any, Any], model: Transformer, path: str | Path) -> dict
 
 def _means(content: Any, model: Transformer, path: str | Path) -> dict[str, Tensor] | None:
     """The mean activations in `content`, if it has any; all sites or none."""
-    widths = circuit_sites(model.config)
+    widths = circuit_sites(model.config) | ablated_sites(model.config)
     if isinstance(content, Mapping):
         content = next((content[key] for key in MEANS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not isinstance(content.get(next(iter(widths))), Tensor):
@@ -158,7 +160,7 @@ def _means(content: Any, model: Transformer, path: str | Path) -> dict[str, Tens
     found = {}
     for site, size in widths.items():
         mean = content.get(site)
-        if mean is None and site == FINAL_SITE:
+        if mean is None and site.endswith((FINAL_SITE, "attn.y")):
             continue
         if not isinstance(mean, Tensor) or mean.numel() != size or not torch.isfinite(mean).all():
             raise UserError(f"{path} has no {size} finite means for {site}; give the means of the circuit's model")
