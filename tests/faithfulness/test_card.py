@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from tests.pruning.planted import ANSWER_A, ANSWER_B, PlantedTask, planted_model
 from torch import Tensor
 
-from openwork.artifacts import Circuit, load_card
+from openwork import tasks as openwork_tasks
+from openwork.artifacts import Circuit, Edge, load_card
 from openwork.errors import UserError
-from openwork.faithfulness import checks, random_circuits, verify
-from openwork.pruning import PruneConfig, ablation_values, edges_between, prune
+from openwork.faithfulness import checks, random_circuits, random_nodes, verify
+from openwork.model import parse_node
+from openwork.models import load_model, path
+from openwork.pruning import PruneConfig, ablation_values, edges_between, load_circuit, prune
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Pairs
 
@@ -35,18 +38,15 @@ def with_kept(circuit: Circuit, kept: dict[str, list[int]]) -> Circuit:
     return replace(circuit, kept=tensors, edges=edges_between(circuit.model, tensors))
 
 
-def test_the_planted_circuit_passes_every_check(circuit):
-    assert all(passed(circuit).values()), passed(circuit)
-    assert set(passed(circuit)) == {
-        "sufficiency",
-        "held-out templates",
-        "necessity",
-        "KL to the full model",
-        "sufficiency, zero ablation",
-    }
+def test_the_planted_circuit_passes_every_check_but_where_a_control_does_as_well(circuit):
+    """With zero ablation two of its three weights do the task, and in so small a model random circuits have these."""
+    names = ["sufficiency", "held-out templates", "necessity", "KL to the full model", "sufficiency, zero ablation"]
+    assert passed(circuit) == dict(zip(names, [True, True, True, True, False], strict=True))
+    *_, zero = verify(circuit, PlantedTask(), n_pairs=64).checks
+    assert zero.value < 0.01 and 0.1 < zero.control < checks.BROKEN
 
 
-def test_a_circuit_of_decoys_fails_every_check(circuit):
+def test_a_circuit_of_decoys_fails_every_check_but_that_no_control_is_nearer_to_the_model(circuit):
     decoys = with_kept(
         circuit, {"0.attn.act_in": [4, 5], "0.attn.q": [4], "0.attn.k": [4], "0.attn.v": [4], "0.attn.resid_delta": [7]}
     )
@@ -76,8 +76,8 @@ def test_every_number_of_the_card_by_its_definition(circuit):
     ours = replace(ours, edges=blind, scale=0.7, shift=0.4)
     task, model = PlantedTask(), circuit.model
     card = verify(ours, task, n_random=6, n_pairs=32, seed=2)
-    circuits = [ours, *random_circuits(ours, 6, seed=2)]
-    validation, held_out = task.pairs("validation", 32), task.pairs("held_out", 32)
+    validation, held_out = task.pairs("validation", 32, seed=1), task.pairs("held_out", 32)
+    circuits = [ours, *random_circuits(ours, 6, seed=2, answers=validation.right.unique())]
     zero = {**circuit.ablation_values, **ablation_values(model, "zero")}
 
     @torch.no_grad()
@@ -105,11 +105,12 @@ def test_every_number_of_the_card_by_its_definition(circuit):
         scaled = (0.7, 0.4) if number == 0 else best(difference(on_validation))
         want["sufficiency"].append(loss(difference(on_validation), *scaled))
         want["held-out templates"].append(loss(difference(on_held_out), *scaled))
-        without = answers(lambda x, one=one: model.run(x, edit=one.edits(complement=True))[0], validation)
-        want["necessity"].append(loss(difference(without), 1, 0))
         want["KL to the full model"].append(float((full.exp() * (full - on_validation)).sum(-1).mean()))
         otherwise = difference(answers(replace(one, ablation_values=zero), validation))
         want["sufficiency, zero ablation"].append(loss(otherwise, *best(otherwise)))
+    for one in [ours, *random_nodes(ours, 6, seed=2)]:
+        without = answers(lambda x, one=one: model.run(x, edit=one.edits(complement=True))[0], validation)
+        want["necessity"].append(loss(difference(without), 1, 0))
     assert len({f"{numbers[0]:.2f}" for numbers in want.values()}) == 5  # none can stand for another
     for check in card.checks:
         assert [check.value, *check.detail["random"]] == pytest.approx(want[check.name], abs=1e-4), check.name
@@ -152,7 +153,7 @@ def test_a_circuit_is_necessary_where_the_task_breaks_and_mostly_does_not_withou
     value, random, passes, monkeypatch
 ):
     monkeypatch.setattr(checks, "loss_without", lambda circuit, pairs: circuit.value)
-    check = checks.necessity(stand_in(value), [stand_in(loss) for loss in random])
+    check = checks.necessity(stand_in(value), [stand_in(loss).circuit for loss in random])
     assert (check.passed, check.value, check.control) == (passes, value, sorted(random)[1])
     assert check.detail["random_worst"] == max(random)
 
@@ -164,14 +165,43 @@ def test_a_circuit_is_near_the_model_where_it_is_nearer_than_every_control(value
     assert (check.passed, check.value, check.control) == (passes, value, 0.3)
 
 
-def test_random_circuits_have_the_size_of_the_circuit_at_every_site(circuit):
-    drawn = random_circuits(circuit, 20, seed=1)
+@pytest.mark.parametrize("draw", [random_circuits, random_nodes])
+def test_controls_are_many_and_the_same_each_time(circuit, draw):
+    drawn, again = draw(circuit, 20, seed=1), draw(circuit, 20, seed=1)
     for control in drawn:
-        assert {s: len(i) for s, i in control.kept.items()} == {s: len(i) for s, i in circuit.kept.items()}
         assert torch.equal(control.kept["0.attn.q"], control.kept["0.attn.k"])
-    assert len({tuple(control.kept["0.attn.act_in"].tolist()) for control in drawn}) > 10
-    again = random_circuits(circuit, 20, seed=1)
+    assert len({tuple(control.kept["0.attn.act_in"].tolist()) for control in drawn}) > 5
     assert all(torch.equal(a.kept[s], b.kept[s]) for a, b in zip(drawn, again, strict=True) for s in a.kept)
+
+
+def test_random_nodes_are_as_many_at_every_site(circuit):
+    for control in random_nodes(circuit, 20, seed=1):
+        assert {s: len(i) for s, i in control.kept.items()} == {s: len(i) for s, i in circuit.kept.items()}
+
+
+def test_random_circuits_have_as_many_weights_of_every_matrix_on_ways_to_what_the_answers_read():
+    """In the reference model, where hardly any weight joins nodes that are drawn at random."""
+    model = load_model("reference-sparse")
+    circuit = load_circuit(path("reference-sparse") / "circuits/single_double_quote.circuit", model)
+    answers = openwork_tasks.get("single_double_quote", model.tokenizer).pairs("validation", 1).right[0]
+    drawn = random_circuits(circuit, 20, answers=answers)
+
+    def into(edges: Iterable[Edge]) -> dict[str, list[Edge]]:
+        by_site: dict[str, list[Edge]] = {}
+        for edge in edges:
+            by_site.setdefault(parse_node(edge.target, model.config.d_head)[0], []).append(edge)
+        return by_site
+
+    assert len({control.edges for control in drawn}) == 20 and circuit.edges not in {one.edges for one in drawn}
+    for control in drawn:
+        edges = into(control.edges)
+        assert {site: len(those) for site, those in edges.items()} == {
+            site: len(those) for site, those in into(circuit.edges).items()
+        }
+        assert set(control.edges) <= set(edges_between(model, control.kept))
+        written = {parse_node(edge.target, model.config.d_head)[1] for edge in edges["2.attn.resid_delta"]}
+        assert (model.unembed.weight[answers][:, sorted(written)] != 0).any(0).all()
+        assert {edge.target for edge in edges["2.attn.v"]} & {edge.source for edge in edges["2.attn.resid_delta"]}
 
 
 def test_full_gates_are_the_model_and_the_complement_of_all_is_all_ablated(circuit):

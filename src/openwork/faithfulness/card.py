@@ -8,10 +8,13 @@ from typing import cast
 from openwork.artifacts import Card, Circuit
 from openwork.errors import UserError
 from openwork.faithfulness import checks
-from openwork.faithfulness.controls import N_RANDOM, random_circuits, run
+from openwork.faithfulness.controls import N_RANDOM, random_circuits, random_nodes, run
 from openwork.model import Transformer
 from openwork.pruning import ablation_values
 from openwork.tasks import Task
+
+FRESH = 1
+"""Seed of validation pairs that no search has seen: `Circuit.loss` and the search have those of seed 0."""
 
 
 def verify(
@@ -23,27 +26,30 @@ def verify(
     seed: int = 0,
     report: Callable[[str], None] = lambda check: None,
 ) -> Card:
-    """Ask of `circuit` whether it is sufficient and necessary, beside `n_random` random circuits of its size per site.
+    """Ask of `circuit` whether it is sufficient and necessary, beside `n_random` random circuits and sets of nodes.
 
-    Random circuits are calibrated on the validation pairs, which favours them. `report` gets each check's name as it
-    starts.
+    The validation pairs are others than those by which a search decides. Random circuits are calibrated on them, which
+    favours them. `report` gets each check's name as it starts.
 
     Raises:
-        UserError: the circuit has no model, or `task` is not its own.
+        UserError: the circuit has no model, `task` is not its own, or no random circuit is asked for.
     """
+    if n_random < 1:
+        raise UserError(f"{n_random} random circuits are no control; ask for at least 1")
     if circuit.model is None:
         raise UserError("this circuit has no model to run on; open it with load_circuit(path, model)")
     circuit.check_task(task)
     model = cast(Transformer, circuit.model)
-    validation, held_out = task.pairs("validation", n_pairs), task.pairs("held_out", n_pairs)
+    validation, held_out = task.pairs("validation", n_pairs, seed=FRESH), task.pairs("held_out", n_pairs)
     other = "zero" if circuit.ablation == "mean" else "mean"
     report("random circuits")
     ours = run(circuit, validation)
-    random = [run(control, validation).calibrated() for control in random_circuits(circuit, n_random, seed)]
+    controls = random_circuits(circuit, n_random, seed, answers=validation.right.unique())
+    random = [run(control, validation).calibrated() for control in controls]
     asked = {
         "sufficiency": lambda: checks.sufficiency(ours, random),
         "held-out templates": lambda: checks.held_out(ours, random, held_out),
-        "necessity": lambda: checks.necessity(ours, random),
+        "necessity": lambda: checks.necessity(ours, random_nodes(circuit, n_random, seed)),
         "KL to the full model": lambda: checks.divergence(ours, random),
     }
     if other == "zero" or model.means:

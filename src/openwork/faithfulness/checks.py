@@ -1,4 +1,4 @@
-"""The checks: each asks one question of a circuit, and of random circuits of its size (paper, 3.1 and E).
+"""The checks: each asks one question of a circuit, and of random ones of its size (paper, 3.1 and E).
 
 Losses are nats per pair member; a coin gives ln 2 = 0.69.
 """
@@ -58,13 +58,13 @@ def other_ablation(ours: Run, random: list[Run], values: dict[str, Tensor], name
     )
 
 
-def necessity(ours: Run, random: list[Run]) -> Check:
+def necessity(ours: Run, random: list[Circuit]) -> Check:
     """Does the model fail when only the circuit is ablated, and not when as many random nodes are?
 
     The median of the random ones decides: one of them may hit a node of the circuit by chance, and then breaks the task
     too.
     """
-    value, *losses = (loss_without(one.circuit, one.pairs) for one in (ours, *random))
+    value, *losses = (loss_without(circuit, ours.pairs) for circuit in (ours.circuit, *random))
     return Check(
         name="necessity",
         question=f"with only the circuit {ours.circuit.ablation}-ablated, does the model fail?",

@@ -1,32 +1,108 @@
-"""Random circuits: as many nodes at every site as the circuit has, drawn from all of the site's nodes.
+"""Controls: random circuits and random nodes. A question that these also pass says nothing.
 
-They are the control of every check: a question that a random circuit of the same size also passes says nothing. Like
-the circuit itself they run once on the validation pairs (`Run`), for all checks that ask something of their answers.
+In a sparse model hardly any weight joins two nodes that are drawn at random, so a circuit drawn by nodes would be a
+constant, which no circuit can lose to. Random circuits are therefore grown weight by weight, back from what the answers
+read. Like the circuit itself they run once on the validation pairs (`Run`), for all checks that ask something of their
+answers. Random nodes are for the check that ablates the circuit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from openwork.artifacts import Circuit
-from openwork.model import Transformer, circuit_sites
-from openwork.pruning import edges_between
+from openwork.artifacts import Circuit, Edge
+from openwork.model import (
+    FINAL_SITE,
+    Matrix,
+    Transformer,
+    circuit_sites,
+    matrices,
+    node_name,
+    node_sites,
+    parse_node,
+)
 from openwork.pruning.calibration import calibrate
 from openwork.tasks import Pairs
 
 N_RANDOM = 20
+DRAWS = 10
+"""Attempts at a random circuit that is not the circuit itself; there is none where that is the whole model."""
 
 
-def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[Circuit]:
-    """`n` circuits with as many nodes per site as `circuit`; q and k of a layer draw the same channels, as in pruning.
+def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0, answers: Tensor | None = None) -> list[Circuit]:
+    """`n` circuits with as many weights of each matrix as `circuit`, those between what is read and what is written.
 
-    Every weight between two of its nodes is an edge: more than the circuit has, if anything. They are not calibrated
-    (see `Run`) and carry no names: they are there to be run.
+    Drawn from the last matrix to the first: weights into what later ones read, in writes also into what the unembedding
+    of the tokens `answers` reads (all channels without them), in queries and keys into the heads that move something;
+    others only where these do not suffice. One that is `circuit` itself, as happens in tiny models, is drawn again.
+    They are not calibrated (see `Run`) and carry no names: they are there to be run.
     """
+    model = cast(Transformer, circuit.model)
+    generator = torch.Generator().manual_seed(seed)
+    wanted = torch.ones(model.config.d_model, dtype=torch.bool)
+    if answers is not None:
+        wanted = (model.unembed.weight.detach()[answers] != 0).any(0)
+    found = []
+    for _ in range(n):
+        draws = (_grown(circuit, model, wanted, generator) for _ in range(DRAWS))
+        control = next(draws)
+        while set(control.edges) == set(circuit.edges) and (again := next(draws, None)):
+            control = again
+        found.append(control)
+    return found
+
+
+def _grown(circuit: Circuit, model: Transformer, answered: Tensor, generator: torch.Generator) -> Circuit:
+    """One of the `random_circuits`; `answered` (d_model,) are the channels that the answers read."""
+    d_head, widths = model.config.d_head, node_sites(model.config)
+    sizes = Counter(parse_node(edge.target, d_head)[0] for edge in circuit.edges)
+    on = {site: torch.zeros(width, dtype=torch.bool) for site, width in widths.items()}
+    stream, edges = answered.clone(), []
+    for matrix in reversed(list(matrices(model))):
+        block, _, kind = matrix.target.rpartition(".")
+        wanted = stream if kind == "resid_delta" else on[matrix.target]
+        if kind in "qk":
+            wanted = on[f"{block}.v"].view(-1, d_head).any(1).repeat_interleave(d_head)
+        n_rows = len(circuit.kept.get(matrix.target, ()))
+        rows, columns = _weights(matrix, wanted, n_rows, sizes[matrix.target], generator)
+        on[matrix.target][rows] = on[matrix.source][columns] = True
+        if kind in "qk":
+            on[f"{block}.q"] |= on[f"{block}.k"]
+            on[f"{block}.k"] |= on[f"{block}.q"]
+        if matrix.source.endswith("act_in"):
+            read = columns[columns < len(stream)]
+            stream[read] = True
+        edges += [
+            Edge(node_name(matrix.source, j, d_head), node_name(matrix.target, i, d_head), float(matrix.weight[i, j]))
+            for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
+    kept = {site: index for site in widths if len(index := on[site].nonzero().squeeze(1))}
+    if FINAL_SITE in circuit.kept:
+        n = len(circuit.kept[FINAL_SITE])
+        kept[FINAL_SITE] = torch.randperm(model.config.d_model, generator=generator)[:n].sort().values
+    return replace(circuit, kept=kept, nodes=(), edges=tuple(edges), scale=1.0, shift=0.0)
+
+
+def _weights(matrix: Matrix, wanted: Tensor, n_rows: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows and columns of `n` non-zero weights, drawn from `n_rows` rows, or from as many as have so many weights: rows
+    that are `wanted` first."""
+    order = torch.randperm(len(wanted), generator=generator)
+    order = torch.cat([order[wanted[order]], order[~wanted[order]]])
+    present = matrix.weight[order] != 0
+    enough = int((present.sum(1).cumsum(0) < n).sum()) + 1
+    rows, columns = present[: max(n_rows, enough)].nonzero().unbind(1)
+    chosen = torch.randperm(len(rows), generator=generator)[:n]
+    return order[rows[chosen]], columns[chosen]
+
+
+def random_nodes(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[Circuit]:
+    """`n` draws of as many nodes per site as `circuit` has, without weights; q and k of a layer draw the same channels,
+    as in pruning."""
     model = cast(Transformer, circuit.model)
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -42,8 +118,7 @@ def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[
                 if twin != site and len(kept.get(twin, ())) == len(indices)
                 else torch.randperm(width, generator=generator)[: len(indices)].sort().values
             )
-        edges = edges_between(model, kept)
-        found.append(replace(circuit, kept=kept, nodes=(), edges=edges, scale=1.0, shift=0.0))
+        found.append(replace(circuit, kept=kept, nodes=(), edges=()))
     return found
 
 
