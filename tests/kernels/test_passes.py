@@ -194,3 +194,14 @@ def test_on_a_gpu_adam_of_many_tensors_at_once_is_that_of_each():
         twins.adam_step_(*theirs, *numbers)
         for x, y in zip(tensors, theirs, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_fit_together_is_refused_as_pytorch_does():
+    logits = torch.randn(4000, 8)
+    for targets in (torch.zeros(4000, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)):
+        with pytest.raises((RuntimeError, ValueError)):
+            cross_entropy(logits, targets)
+    with pytest.raises(RuntimeError):
+        rms_norm(torch.randn(3, 16), torch.ones(8))
+    with pytest.raises(RuntimeError):
+        rms_norm_abs_topk(torch.randn(3, 16), torch.ones(8), 4)

@@ -48,3 +48,12 @@ def test_generation_is_that_of_the_model_without_a_cache(tiny_corpus):
             tokens.pop()
             break
     assert model.generate("x1 = ", 20) == "x1 = " + model.tokenizer.decode(tokens[start:])
+
+
+def test_a_cache_of_two_texts_takes_no_single_one():
+    model = Transformer(ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=20)).eval()
+    cache = model.new_cache()
+    with torch.no_grad():
+        model.extend(torch.zeros(2, 3, dtype=torch.long), cache)
+        with pytest.raises(AssertionError):
+            model.extend(torch.zeros(1, 1, dtype=torch.long), cache)

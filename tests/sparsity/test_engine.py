@@ -200,3 +200,49 @@ def test_weights_that_a_run_brings_are_never_taken_for_those_of_an_earlier_run()
         torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-5)  # another's weights are off by 1 and more
         del weight
     torch.testing.assert_close(layer(x), linear(x))
+
+
+@needs_kernels
+def test_in_inference_mode_a_layer_follows_weights_that_it_brings_and_that_change():
+    model, tokens = sparse_model().eval(), torch.randint(0, 90, (2, 20))
+    use_sparse_layers(model)
+    with torch.inference_mode():
+        brought = {"blocks.0.mlp.down.weight": model.blocks[0].mlp.down.weight * 3}
+        found = model.run(tokens, weights=brought)[0]
+        brought["blocks.0.mlp.down.weight"].mul_(0)
+        changed = model.run(tokens, weights=brought)[0]
+    with torch.no_grad():
+        model.blocks[0].mlp.down.weight.mul_(3)
+        torch.testing.assert_close(found.clone(), model(tokens), atol=1e-5, rtol=1e-5)
+        model.blocks[0].mlp.down.weight.mul_(0)
+        torch.testing.assert_close(changed.clone(), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_edits_of_another_shape_are_refused_and_those_without_memory_of_their_own_are_not():
+    model, tokens = sparse_model(d_model=64, n_ctx=160).eval(), torch.randint(0, 90, (8, 160))
+    for layers in (lambda model: None, use_sparse_layers):
+        layers(model)
+        for site in ("0.mlp.post_act", "0.attn.q"):
+            with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+                model.run(tokens, edit={site: lambda x: x[..., :16].clone()})
+        with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+            model.run(tokens, edit={"0.attn.v": lambda x: x[:1].clone()})
+        ablated = {
+            of: model.run(tokens, edit={"0.mlp.post_act": lambda x, of=of: of(torch.zeros(x.shape[-1]), x)})[0].detach()
+            for of in (torch.Tensor.expand_as, lambda zeros, x: zeros.repeat(*x.shape[:-1], 1))
+        }
+        torch.testing.assert_close(*ablated.values())
+
+
+def test_a_model_with_sparse_layers_compiles_as_a_whole():
+    model, tokens = sparse_model(n_ctx=8), torch.randint(0, 90, (2, 8))
+    use_sparse_layers(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
+        model.blocks[0].mlp.down.weight.mul_(3)
+        torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_no_tokens_give_no_logits():
+    assert sparse_model()(torch.zeros(1, 0, dtype=torch.long)).shape == (1, 0, 90)

@@ -22,14 +22,14 @@ EPS = torch.finfo(torch.float32).eps
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., d) over the root of its mean square, times weight (d,)."""
-    if library.here(x, weight):
+    if library.here(x, weight) and weight.shape == x.shape[-1:]:
         return _RMSNorm.apply(x, weight, 0) if torch.is_grad_enabled() else _norm(x.contiguous(), weight)[0]
     return F.rms_norm(x, weight.shape, weight, EPS)  # PyTorch's own would be another for every type
 
 
 def rms_norm_abs_topk(x: Tensor, weight: Tensor, k: int) -> Tensor:
     """AbsTopK of the RMSNorm of x (..., d), see `openwork.kernels.abs_topk`."""
-    if not library.here(x, weight) or not 1 <= k < x.shape[-1]:
+    if not library.here(x, weight) or weight.shape != x.shape[-1:] or not 1 <= k < x.shape[-1]:
         return abs_topk(rms_norm(x, weight), k)
     return _RMSNorm.apply(x, weight, k) if torch.is_grad_enabled() else _norm(x.contiguous(), weight, k)[0]
 
@@ -54,7 +54,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         UserError: a target that is not in [0, d).
     """
-    if not library.here(logits) or not len(targets):
+    if not library.here(logits) or not len(targets) or targets.dtype != torch.int64 or len(targets) != len(logits):
         return F.cross_entropy(logits, targets)
     low, high = targets.aminmax()
     if not 0 <= int(low) <= int(high) < logits.shape[-1]:

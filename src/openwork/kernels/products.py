@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.kernels import library, twins
 from openwork.kernels.operators import operators
 from openwork.kernels.passes import gelu_abs_topk
@@ -136,9 +137,17 @@ def exact_linear(x: Tensor, dense: Tensor, weight: SparseWeight, bias: Tensor | 
 
 def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
     """Each of the products of x (..., d_in), with the bits that it has alone; the kernels read x once. Differentiable
-    once."""
+    once.
+
+    Raises:
+        UserError: x or a bias does not fit a weight.
+    """
     inputs = [x]
     for p in products:
+        d_out, d_in = p.weight.shape
+        if x.shape[-1] != d_in or (p.bias is not None and p.bias.shape != (d_out,)):
+            bias = "none" if p.bias is None else tuple(p.bias.shape)
+            raise UserError(f"x {tuple(x.shape)}, a weight ({d_out}, {d_in}) and a bias {bias} do not fit together")
         inputs += (p.weight.values,) if p.bias is None else (p.weight.values, p.bias)
     if not library.here(*inputs) or not all(0 <= p.k < p.weight.shape[0] for p in products):
         return [_alone(x, product) for product in products]

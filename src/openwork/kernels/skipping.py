@@ -33,8 +33,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, selected: bool
     Where x is not mostly zero and AbsTopK is not next, or the compiled kernels are not there, this is F.linear itself.
     """
     inputs = (x, weight) if bias is None else (x, weight, bias)
-    if library.here(*inputs) and not torch.is_autocast_enabled("cpu"):
-        x_NI = x.reshape(-1, x.shape[-1])
+    fits = x.shape[-1] == weight.shape[1] and weight.is_contiguous()
+    if fits and library.here(*inputs) and not torch.is_autocast_enabled("cpu"):
+        x_NI = x.reshape(-1, x.shape[-1]).contiguous()
         if (selected and torch.is_grad_enabled()) or _skips(x_NI, weight.shape[0]):
             return _Linear.apply(x_NI, weight, bias).view(*x.shape[:-1], weight.shape[0])
     return F.linear(x, weight, bias)
@@ -53,7 +54,7 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def dense_gradients(dy: Tensor, x: Tensor, for_weight: bool, for_bias: bool) -> tuple[Tensor | None, Tensor | None]:
     """From dy (..., d_out) and x (..., d_in): the gradients of a weight, zeros and all, and of a bias, if wanted."""
     dy_NO = dy.reshape(-1, dy.shape[-1]).contiguous()
-    dw = matmul(dy_NO.T, x.reshape(-1, x.shape[-1])) if for_weight else None
+    dw = matmul(dy_NO.T, x.reshape(-1, x.shape[-1]).contiguous()) if for_weight else None
     return dw, dy_NO.sum(0) if for_bias else None
 
 

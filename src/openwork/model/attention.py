@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.kernels.attention import attention, fits
 
 
@@ -26,9 +27,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, ke
 
     The queries may be fewer than keys and values: they are those of the last positions. `kept`, if k and v come
     straight from AbsTopK, is how many channels it kept: no others need a gradient.
+
+    Raises:
+        UserError: the shapes do not fit together.
     """
+    if k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[1] > k.shape[1]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise UserError(f"queries, keys and values of the shapes {shapes} do not fit together")
     if fits(q, k, v, d_head):
-        return attention(q, k, v, d_head, sink, kept)
+        return attention(q, k, v, d_head, sink if sink is None else sink.to(q), kept)
     batch, length, width = q.shape
     q_BHTK, k_BHTK, v_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
     if length < k.shape[1]:
@@ -45,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, ke
 def _has_flash(q: Tensor) -> bool:
     """Whether PyTorch's flash attention takes q (batch, head, position, channel)."""
     if q.is_cpu:
-        return q.dtype == torch.float32
+        return q.dtype == torch.float32 and q.numel() > 0
     if not q.is_cuda or not torch.backends.cuda.is_flash_attention_available():
         return False
     short = q.dtype in (torch.bfloat16, torch.float16)

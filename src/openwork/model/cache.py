@@ -18,7 +18,7 @@ class LayerCache:
         if self.length == 0:
             self.keys, self.values = (x.new_empty(x.shape[0], self.n_ctx, x.shape[2]) for x in (keys, values))
         end = self.length + keys.shape[1]
-        assert end <= self.n_ctx, (end, self.n_ctx)
+        assert end <= self.n_ctx and len(keys) == len(self.keys), (end, self.n_ctx, len(keys), len(self.keys))
         for all_so_far, new in ((self.keys, keys), (self.values, values)):
             all_so_far.narrow(1, self.length, end - self.length).copy_(new)
         self.length = end

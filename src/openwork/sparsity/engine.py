@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from openwork import kernels
 from openwork.kernels import Product, SparseWeight, abs_topk, compress_below, gelu_abs_topk, linear, sparse_linears
 
-CROSSOVER = ((2**16, 1 / 3), (2**18, 1 / 6), (2**63, 1 / 8))
+CROSSOVER = ((2**16, 1 / 3), (2**18, 1 / 6), (2**31 - 1, 1 / 8))
 """(entries of a weight, density below which skipping its zeros wins over skipping those of activations), measured by
-`openwork bench kernels`."""
+`openwork bench kernels`; the kernels take no more entries."""
 
 FEW_TOKENS = 4
 """Up to so many are faster one by one, skipping the zeros of each."""
@@ -28,7 +28,7 @@ def sparse_below(weight: Tensor) -> float:
     """The density below which a layer with this weight is faster sparse: 0 where the kernels cannot run."""
     if not kernels.native or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0.0
-    return next(density for entries, density in CROSSOVER if weight.numel() <= entries)
+    return next((density for entries, density in CROSSOVER if weight.numel() <= entries), 0.0)
 
 
 class SparseLinear(nn.Linear):
@@ -52,10 +52,13 @@ class SparseLinear(nn.Linear):
         """The weight that was compressed, held so that no other takes its address, its address and its version."""
 
     def compressed(self) -> SparseWeight | None:
-        """The non-zeros of the weight as it is now; None while it is too dense to gain from that."""
+        """The non-zeros of the weight as it is now; None while it is too dense to gain from that.
+
+        A change is seen that PyTorch counts, such as one under `torch.no_grad`; not one through ``.data`` or numpy.
+        """
         weight, seen = self.weight, self._seen
-        now = (weight.data_ptr(), weight._version)
-        if seen is None or weight is not seen[0] or now != seen[1:]:  # a run may bring weights of its own
+        now = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
+        if seen is None or weight is not seen[0] or now != seen[1:] or now[1] < 0:  # a run may bring its own weights
             below = sparse_below(weight)
             self._compressed = compress_below(weight, below) if below > 0 else None
             self._seen, self._of_few = (weight, *now), None
@@ -87,7 +90,7 @@ class SparseLinear(nn.Linear):
         if self.kept is not None:
             dense = self.weight if self.watched is None else None
             return Product(self.kept, self.bias, self.watched, dense, k, gelu)
-        weight = self.compressed()
+        weight = None if torch.compiler.is_compiling() else self.compressed()  # compiled, the dense product
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return None
         if torch.is_grad_enabled() or input.numel() > FEW_TOKENS * self.in_features:
