@@ -338,7 +338,7 @@ class Check:
     value: float
     unit: str
     control: float | None
-    """The same measure for the control (the best of them where there are many), None where there is none."""
+    """The same measure for the control (of many that which `control_name` says), None where there is none."""
     control_name: str
     threshold: str
     """The bound that decides, in words, such as ``<= 0.25``."""
@@ -374,6 +374,8 @@ def load_card(path: str | Path) -> Card:
     content = read_json(path, "card")
     if content.get("kind") != "card":
         raise UserError(f"{path} holds no card; give the path of a card")
+    if content.get("format_version") not in range(1, FORMAT_VERSION + 1):
+        raise UserError(f"{path} is no card of format {FORMAT_VERSION} or older; update openwork")
     try:
         if content["sha256"] != _card_hash(content):
             raise UserError(f"the card {path} was altered: its checksum differs; make it again")

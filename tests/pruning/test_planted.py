@@ -12,6 +12,7 @@ from openwork.artifacts import load_circuit, load_tensors
 from openwork.errors import UserError
 from openwork.model import node_sites
 from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
+from openwork.pruning.attribution import magnitude
 from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.halving import learn_edges, learn_nodes
 from openwork.pruning.problem import Problem, ablation_values, frozen
@@ -70,7 +71,8 @@ def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
 
 
-def test_a_search_sees_training_pairs_alone_and_every_seed_its_own(model):
+def test_a_search_learns_from_training_pairs_and_every_seed_from_its_own(model):
+    """It stops, and chooses among circuits, by the validation pairs of the stated loss; a card asks on others."""
     asked: list[tuple[str, int, int]] = []
 
     class Watched(PlantedTask):
@@ -82,7 +84,7 @@ def test_a_search_sees_training_pairs_alone_and_every_seed_its_own(model):
     for seed in (0, 1):
         asked.clear()
         prune(model, Watched(), seed=seed, config=replace(QUICK, validation_pairs=77))
-        assert {call for call in asked if call[0] != "train"} == {("validation", 77, 0)}  # for the loss that is stated
+        assert {call for call in asked if call[0] != "train"} == {("validation", 77, 0)}
         of_seed[seed] = {call[2] for call in asked if call[0] == "train"}
     assert len(of_seed[0]) > 2 and not of_seed[0] & of_seed[1]
 
@@ -261,6 +263,24 @@ def test_a_baseline_says_where_even_all_nodes_miss_the_target(model):
 def test_baselines_of_another_seed_are_measured_on_other_pairs(model):
     all_nodes = [baselines(model, PlantedTask(), seed=seed, config=replace(QUICK, target=1e-9))[0] for seed in (0, 1)]
     assert all_nodes[0]["nodes"] == all_nodes[1]["nodes"] and all_nodes[0]["loss"] != all_nodes[1]["loss"]
+
+
+def test_magnitudes_are_of_the_prompts_and_not_of_what_fills_them_up(model):
+    pairs, values = PlantedTask().pairs("train", 4), ablation_values(model, "mean")
+    short = replace(pairs, last=torch.tensor([3, 8, 8, 1]))
+    found, acts = [], model.run(pairs.flat, record=list(node_sites(model.config)))[1]
+    for site, x in acts.items():
+        rows = torch.cat([row[: last + 1] for row, last in zip(x, short.due.tolist(), strict=True)])
+        found.append((rows - values[site]).abs().mean(0))
+    torch.testing.assert_close(magnitude(model, values, short), torch.cat(found))
+
+
+def test_no_searches_and_a_target_that_is_no_number_are_refused_before_any_work(model, monkeypatch):
+    monkeypatch.setattr("openwork.pruning.curve.prune", pytest.fail)
+    with pytest.raises(UserError, match="0 searches"):
+        prune(model, PlantedTask(), seeds=0)
+    with pytest.raises(UserError, match="target is nan"):
+        prune_to_targets(model, PlantedTask(), [0.7, float("nan")])
 
 
 def test_baselines_need_more_than_the_search(model):

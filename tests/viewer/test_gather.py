@@ -120,7 +120,8 @@ def test_parts_that_do_not_belong_together_are_refused(tiny_corpus: Corpus) -> N
         "model": (replace(circuit, model_hash="0" * 64), task, None),
         "task": (circuit, replace(task, hash="1" * 64), None),
         "card's task": (circuit, task, replace(card, task_hash="2" * 64)),
-        "card's size": (circuit, task, replace(card, n_nodes=99)),
+        "card's size is 99 nodes": (circuit, task, replace(card, n_nodes=99)),
+        "card's size is 99 edges": (circuit, task, replace(card, n_edges=99)),
     }
     for what, (one, other, third) in wrong.items():
         with pytest.raises(UserError, match=what):

@@ -56,9 +56,10 @@ def influence(model: Transformer, values: Mapping[str, Tensor], pairs: Pairs) ->
 
 @torch.no_grad()
 def magnitude(model: Transformer, values: Mapping[str, Tensor], pairs: Pairs) -> Tensor:
-    """The mean distance of each node (nodes,) from its ablation value on the task's prompts."""
+    """The mean distance of each node (nodes,) from its ablation value at the positions of the task's prompts."""
     recorded = model.run(pairs.flat, record=list(node_sites(model.config)), due=pairs.due)[1]
-    return torch.cat([(recorded[site] - values[site]).abs().mean((0, 1)) for site in node_sites(model.config)])
+    inside = torch.arange(pairs.flat.shape[1]) <= pairs.due[:, None]  # no padding
+    return torch.cat([(recorded[site] - values[site])[inside].abs().mean(0) for site in node_sites(model.config)])
 
 
 def split_by_site(model: Transformer, chosen: Tensor) -> dict[str, Tensor]:

@@ -29,10 +29,12 @@ def prune_to_targets(
     A circuit that reaches a target reaches the higher ones too, so none is larger than one for a lower target.
     """
     found: list[Circuit] = []
-    for target in sorted(targets):
-        wanted = replace(config or PruneConfig(), target=target)
+    asked = [
+        replace(config or PruneConfig(), target=target) for target in sorted(targets)
+    ]  # refuses one before any work
+    for wanted in asked:
         circuit = prune(model, task, seed=seed, seeds=seeds, config=wanted, report=report)
-        before = [replace(found[-1], target=target)] if found else []
+        before = [replace(found[-1], target=wanted.target)] if found else []
         found.append(min([circuit, *before], key=rank))
     return found
 
@@ -45,7 +47,7 @@ def draw_curve(circuits: Sequence[Circuit], path: Path) -> None:
     axes = figure.add_subplot()
     loss = [circuit.losses["circuit"] for circuit in circuits]
     for name in ("edges", "nodes"):
-        size = [len(getattr(circuit, name)) for circuit in circuits]
+        size = [max(1, len(getattr(circuit, name))) for circuit in circuits]  # no edge is drawn as one
         (line,) = axes.plot(loss, size, label=name)
         for circuit, x, y in zip(circuits, loss, size, strict=True):
             axes.plot(x, y, "o", color=line.get_color(), fillstyle="full" if circuit.reached else "none")

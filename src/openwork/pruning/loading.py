@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from openwork import artifacts
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
 from openwork.model import FINAL_SITE, Transformer, ablated_sites, circuit_sites, node_name
+from openwork.pruning.edges import edges_between
 
 
 def load_circuit(path: str | Path, model: Transformer) -> Circuit:
@@ -58,17 +60,16 @@ def _fault(circuit: Circuit, model: Transformer) -> str:
     if not all(values.isfinite().all() for values in circuit.ablation_values.values()):
         return "it has ablation values that are not finite"
     for site, index in circuit.kept.items():
-        if index.dtype != torch.int64 or index.dim() != 1 or site not in widths:
-            return f"it keeps {list(index.shape)} {index.dtype} at {site!r}"
+        if index.dtype != torch.int64 or index.dim() != 1 or site not in widths or not (index.diff() > 0).all():
+            return f"it keeps {list(index.shape)} {index.dtype} at {site!r}, or some twice"
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < widths[site]:
             return f"it keeps node {int(index.max())} of {site}, which has {widths[site]}"
     kept = {node_name(site, i, model.config.d_head) for site, index in circuit.kept.items() for i in index.tolist()}
     if kept != names:
         return f"it names other nodes than it keeps, such as {min(kept ^ names, key=str)!r}"
-    for edge in circuit.edges:
-        if not {edge.source, edge.target} <= names or not _is_number(edge.weight):
-            return f"it has the edge {tuple(edge)}"
-    return ""
+    possible = set(edges_between(model, circuit.kept))
+    wrong = [edge for edge, n in Counter(circuit.edges).items() if edge not in possible or n > 1]
+    return f"it has the edge {tuple(wrong[0])}, which is no weight of the model's, or has it twice" if wrong else ""
 
 
 def _is_number(value: Any) -> bool:

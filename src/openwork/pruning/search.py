@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from openwork.artifacts import Circuit
+from openwork.errors import UserError
 from openwork.model import Transformer
 from openwork.pruning.attribution import influence, integrated_gradients, split_by_site
 from openwork.pruning.calibration import calibrated_losses
@@ -52,8 +53,10 @@ def prune(
     nearest one is returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
-        UserError: mean ablation and the model has no means.
+        UserError: mean ablation and the model has no means, or no search is asked for.
     """
+    if seeds < 1:
+        raise UserError(f"{seeds} searches find nothing; ask for at least 1")
     config = config or PruneConfig()
     problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
     with frozen(model):

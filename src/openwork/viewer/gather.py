@@ -75,6 +75,7 @@ def _check_belong(circuit: Circuit, task: Task, card: Card | None, model: Transf
             ("card's model", card.model_hash, circuit.model_hash, "verify the circuit again"),
             ("card's task", card.task_hash, circuit.task_hash, "verify the circuit again"),
             ("card's size", f"{card.n_nodes} nodes", f"{len(circuit.nodes)} nodes", "verify the circuit again"),
+            ("card's size", f"{card.n_edges} edges", f"{len(circuit.edges)} edges", "verify the circuit again"),
         ]
     if model.tokenizer is not None:
         pairs.append(("corpus's tokenizer", corpus.tokenizer.hash, model.tokenizer.hash, "give the model's own corpus"))
