@@ -46,6 +46,8 @@ def test_a_saved_config_reads_back_equal():
         ("inner.width=wide", "inner.width is 'wide'; it must be of type int"),
         ("inner.width=1.5", "of type int"),
         ("inner.rate=1/0", "of type float"),
+        (f"inner.rate=1{'0' * 400}/1", "of type float"),
+        ("inner.width=1e400", "of type int"),
         ("inner.kind=c", "choose one of a, b"),
         ("deep=maybe", "of type bool"),
         ("inner=3", "it has keys of its own"),

@@ -116,18 +116,22 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     return _number_or_text(kind, value, name)
 
 
+MOST = 10**300
+"""Above any number that means something, and below what floats overflow at."""
+
+
 def _number_or_text(kind: type, value: Any, name: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is int and not isinstance(value, bool):
             number = Fraction(str(value).replace("_", ""))
-            if number.denominator == 1:
+            if number.denominator == 1 and abs(number) < MOST:
                 return int(number)
         if kind is float and not isinstance(value, bool):
             return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
         if kind is str:
             return str(value)
-    except (ValueError, KeyError, ZeroDivisionError):
+    except (ValueError, KeyError, TypeError, ArithmeticError):
         pass
     raise UserError(f"{name} is {value!r}; it must be of type {kind.__name__}")

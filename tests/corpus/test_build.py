@@ -90,6 +90,16 @@ def test_the_tokenizer_never_sees_validation_text(source, tmp_path, monkeypatch)
     assert sorted(seen) == sorted(documents(corpus, "train"))
 
 
+def test_nor_does_it_see_the_one_document_that_is_for_validation_in_any_case(source, tmp_path, monkeypatch):
+    seen: list[str] = []
+    trained = Tokenizer.train
+    monkeypatch.setattr(Tokenizer, "train", lambda texts, size: seen.extend(texts) or trained(texts, size))
+    corpus = build_corpus(str(source), tmp_path / "c", d_vocab=300, validation_fraction=1e-9)
+    assert corpus.manifest.validation.documents == 1
+    text = corpus.tokenizer.decode(corpus.validation.window(0, len(corpus.validation) - 1).tolist())
+    assert seen and text not in seen
+
+
 def test_a_corpus_that_is_there_is_opened_and_another_request_refused(source, tmp_path):
     build(source, tmp_path / "c")
     before = (tmp_path / "c" / "manifest.json").stat().st_mtime_ns
@@ -205,7 +215,7 @@ def test_mixtures_without_sense_are_refused(source, tmp_path, mixture, says):
 def test_no_validation_can_be_asked_for(source, tmp_path):
     corpus = build(source, tmp_path / "c", validation_fraction=0)
     assert len(corpus.validation) == 0 and len(documents(corpus, "train")) == 30
-    with pytest.raises(UserError, match="longer than the 0 validation tokens"):
+    with pytest.raises(UserError, match="has no validation tokens; build it from more than one document"):
         corpus.batch("validation", 0, 1, 4, 0)
 
 

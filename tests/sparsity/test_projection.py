@@ -73,9 +73,19 @@ def test_floors_that_need_more_than_the_matrix_may_keep_are_refused():
         quotas(dense_model(), SparsityConfig(density=0.01, floor=4), 0.01)
 
 
+LESS = {"density": 0.25, "embedding_density": 0.1}
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"density": 0}, {"density": 1.5}, {"floor": -1}, {"anneal_start": 0.6, "anneal_end": 0.5}, {"bias_density": 2}],
+    [
+        {"density": 0},
+        {"density": 1.5},
+        {"floor": -1},
+        {"anneal_start": 0.6, "anneal_end": 0.5},
+        {"bias_density": 2},
+        LESS,
+    ],
 )
 def test_impossible_settings_are_refused(options):
     with pytest.raises(UserError):

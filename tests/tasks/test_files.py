@@ -187,6 +187,12 @@ def test_more_slots_than_words_end_in_a_line(tmp_path: Path, idioms_tokenizer: T
         tasks.get(str(path), idioms_tokenizer)
 
 
+@pytest.mark.parametrize("answers", [("a",), ("a", "b", "c"), "ab"])
+def test_a_form_has_two_answers(answers: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="there are two"):
+        tasks.Form(answers=answers, templates=("x{due}",), held_out=("y{due}",))
+
+
 def test_a_template_with_a_fault_is_named(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
     path = tmp_path / "own.py"
     path.write_text(PYTHON.replace('templates=("', 'templates=("<a b|c> = $name1($name2<?>\\n", "'))

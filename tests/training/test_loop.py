@@ -37,6 +37,14 @@ def test_training_learns_and_ends_exactly_sparse(tiny_corpus, tmp_path):
     }
 
 
+def test_annealing_to_the_very_end_ends_at_the_density_that_was_asked_for(tiny_corpus, tmp_path):
+    whole = replace(config(), sparsity=SparsityConfig(density=1 / 8, anneal_end=1, floor=2))
+    model = train(tiny_corpus, whole, tmp_path / "m")
+    assert read_metrics(tmp_path / "m")[-1]["density"] == 1 / 8
+    weight = model.blocks[0].mlp.up.weight
+    assert int(weight.count_nonzero()) == round(weight.numel() / 8)
+
+
 def test_density_one_trains_a_dense_model(tiny_corpus, tmp_path):
     wanted = replace(config(), sparsity=SparsityConfig(density=1), tokens=64)
     model = train(tiny_corpus, wanted, tmp_path / "model")
@@ -151,7 +159,7 @@ def test_the_last_step_is_validated_and_saved(tiny_corpus, tmp_path):
 
 @pytest.mark.parametrize(("density", "kind"), [(1 / 8, "Weight-sparse"), (1, "Dense")])
 def test_the_card_says_what_kind_of_model_it_is(tiny_corpus, tmp_path, density, kind):
-    wanted = replace(config(), sparsity=replace(config().sparsity, density=density), tokens=64)
+    wanted = replace(config(), sparsity=SparsityConfig(density=density, floor=2), tokens=64)
     model = train(tiny_corpus, wanted, tmp_path / "m")
     card = (tmp_path / "m" / "README.md").read_text()
     assert card.startswith(f"# {kind} transformer, 1 layers, d_model 16\n")

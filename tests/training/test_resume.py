@@ -49,6 +49,21 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert timeless == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(b)]
 
 
+@both_modes
+def test_tied_embeddings_are_stopped_and_resumed(mode, tiny_corpus, tmp_path, monkeypatch):
+    """The embedding is saved under both its names, which share their memory."""
+    tied = replace(config(mode), model=replace(config(mode).model, tied=True))
+    train(tiny_corpus, tied, tmp_path / "whole")
+    monkeypatch.setattr("openwork.training.loop.save_model", lambda *a, **k: pytest.fail())
+    with pytest.raises(pytest.fail.Exception):
+        train(tiny_corpus, tied, tmp_path / "stopped")
+    monkeypatch.undo()
+    newest = sorted((tmp_path / "stopped" / "checkpoints").glob("step-*"))[-1]
+    newest.unlink()
+    train(tiny_corpus, tied, tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "n"),

@@ -182,7 +182,10 @@ def _train(feeds: list[Feed], request: Request, progress: Progress) -> Tokenizer
     for feed in feeds:
         sample += feed.look_ahead(round(most * feed.part.share))
         progress("tokenizer", sum(len(document.text) for document in sample), None)
-    texts = [document.text for document in sample if document.draw >= request.validation_fraction]
+    fraction = request.validation_fraction
+    if fraction > 0 and len(sample) > 1:  # the first by its draw is for validation in any case, see `_write`
+        fraction = max(fraction, sorted(document.draw for document in sample)[1])
+    texts = [document.text for document in sample if document.draw >= fraction]
     return Tokenizer.train(texts or [document.text for document in sample], request.d_vocab)
 
 

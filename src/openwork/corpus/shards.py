@@ -205,6 +205,11 @@ class Corpus:
             UserError: the split is shorter than the context.
         """
         tokens: Tokens = getattr(self, split)
+        if not len(tokens):
+            raise UserError(
+                f"{self.path} has no {split} tokens; build it from more than one document, with --validation-fraction "
+                "above 0"
+            )
         if len(tokens) < n_ctx + 1:
             raise UserError(
                 f"the context of {n_ctx} tokens is longer than the {len(tokens)} {split} tokens of {self.path}; "

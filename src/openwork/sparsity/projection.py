@@ -42,6 +42,11 @@ class SparsityConfig:
                 object.__setattr__(self, name, min(1.0, 4 * self.density))
             elif not 0 < value <= 1:
                 raise UserError(f"sparsity.{name} is {value}; it must lie in (0, 1]")
+            elif value < self.density:
+                raise UserError(
+                    f"sparsity.{name} {value} is less than sparsity.density {self.density}, with which embeddings and "
+                    "biases become sparse in step; give at least that"
+                )
         if not 0 <= self.anneal_start <= self.anneal_end <= 1:
             raise UserError(
                 f"sparsity.anneal_start {self.anneal_start} and anneal_end {self.anneal_end} must be ordered within "

@@ -87,13 +87,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_TASKS))
 
 
-def get(name: str, tokenizer: Tokenizer | None) -> Task:
+def get(name: str | Path, tokenizer: Tokenizer | None) -> Task:
     """The task `name`, checked against `tokenizer`: a name of `names`, or a file; ``~nonsense`` behind it is its twin.
 
     Raises:
         UserError: there is no such task, or the tokenizer does not cut its prompts and answers as a binary choice
             needs; the message names a pair and what fails.
     """
+    name = str(name)
     base = name.removesuffix(NONSENSE)
     if tokenizer is None:
         raise UserError(f"task {name} needs the model's tokenizer, and this model has none; give a model that has one")

@@ -128,6 +128,8 @@ class Form:
         """Raises ValueError: what a template lacks for `draw`."""
         if isinstance(self.templates, str) or isinstance(self.held_out, str):
             raise ValueError('templates and held_out are tuples of texts, as in ("...",)')
+        if isinstance(self.answers, str) or len(self.answers) != 2:
+            raise ValueError(f'answers are {self.answers!r}; there are two, as in ("a", "b")')
         for template in (*self.templates, *self.held_out):
             if template.count(DUE) != 1:
                 raise ValueError(f"the template {template!r} has {template.count(DUE)} places {DUE}; it needs one")

@@ -146,6 +146,10 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     out, device = Path(out), pick_device(config.device)
     if (out / "manifest.json").exists():
         raise UserError(f"{out} holds a corpus; give another directory for the model")
+    if not any((out / "checkpoints").glob("step-*")):
+        for name in ("config.json", "README.md"):
+            if (out / name).exists():
+                raise UserError(f"{out} has a {name} that is of no run to go on with; give another directory")
     _check_fit(corpus, config)
     keep_freed_memory()
     model = Transformer(config.model, seed=config.seed).to(device)
@@ -178,9 +182,10 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
                     line |= _validate(model, fixed)
                 metrics.write(done, line)
                 report({"step": done, "n_steps": config.n_steps, **line})
-                if last or stopping() or done % config.checkpoint_every == 0:
+                stop = stopping()  # asked once: what is told to go on from here has been saved
+                if last or stop or done % config.checkpoint_every == 0:
                     save_checkpoint(out / "checkpoints", done, model, optimizer, about)
-                if stopping() and not last:
+                if stop and not last:
                     where = f"stopped after step {done} of {config.n_steps}"
                     raise Interrupted(f"{where}; the same command goes on from there")
     optimizer.settle()
@@ -228,7 +233,8 @@ def train_step(gradient: Gradient, optimizer: Adam, batch: Tensor, step: int, co
     Returns what it measured; if loss or gradient are not finite, weights and moments stay as they were.
     """
     progress = step / config.n_steps
-    density = density_at(progress, config.sparsity)
+    last = step + 1 == config.n_steps  # reaches the end also where `progress` does not quite
+    density = config.sparsity.density if last else density_at(progress, config.sparsity)
     rate = learning_rate_at(progress, config.learning_rate, config.warmup, density, config.sparsity)
 
     optimizer.begin(step)
@@ -249,7 +255,7 @@ def train_step(gradient: Gradient, optimizer: Adam, batch: Tensor, step: int, co
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     """`wanted`, or for "auto" a GPU where there is one; a `UserError` if "cuda" is wanted and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda', but PyTorch sees no GPU here; use --device cpu, or auto")
+        raise UserError("device is 'cuda', but PyTorch sees no GPU here; use --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 

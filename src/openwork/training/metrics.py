@@ -107,7 +107,7 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def validation_batches(corpus: Corpus, n_tokens: int, n_ctx: int, batch_size: int, device: str) -> list[Tensor]:
     """Fixed batches of about `n_tokens` validation tokens in all, or as many as there are; the same for every run with
-    this context."""
+    this context and batch size."""
     n = max(1, min(n_tokens, len(corpus.validation)) // (batch_size * n_ctx))
     return [corpus.batch("validation", step, batch_size, n_ctx, 0).to(device) for step in range(n)]
 
