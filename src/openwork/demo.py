@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from openwork import models, tasks
 from openwork.artifacts import Card, Circuit, load_card, read_json, write_atomically
@@ -199,7 +200,7 @@ def summarise(model: Path, circuit: Circuit, card: Card, seconds: dict[str, floa
 def summary_table(summary: dict[str, Any]) -> Table:
     """The summary as a table for the terminal."""
     table = Table("what", "value", "control", "bound", "", title=f"circuit of {summary['task']}")
-    yes = {True: "[green]yes[/]", False: "[bold red]NO[/]"}
+    yes = {True: Text("yes", "green"), False: Text("NO", "bold red")}
     table.add_row("unpruned loss of the model", f"{summary['unpruned_loss']:.3f}")
     loss, target = f"{summary['circuit_loss']:.3f}", f"<= {summary['target']}"
     table.add_row("loss of the circuit", loss, "", target, yes[summary["reached"]])

@@ -73,8 +73,26 @@ def test_a_task_too_long_for_the_model_has_a_note_beside_the_others(openwork, ma
 
 def test_a_model_is_not_written_into_a_corpus(openwork, made):
     before = sorted(path.name for path in (made / "corpus").iterdir())
-    assert "holds a corpus" in openwork("train", made / "corpus", "--out", made / "corpus", *TINY).line()
+    assert "is given twice" in openwork("train", made / "corpus", "--out", made / "corpus", *TINY).line()
     assert sorted(path.name for path in (made / "corpus").iterdir()) == before
+
+
+def test_another_model_or_readme_is_not_trained_over(openwork, made, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert "has a README.md" in openwork("train", made / "corpus", "--out", tmp_path, *TINY).line()
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "checkpoints")
+    assert "has a config.json" in openwork("train", made / "corpus", "--out", tmp_path / "model", *TINY).line()
+    assert (tmp_path / "README.md").read_text() == "mine" and load_model(tmp_path / "model").hash
+
+
+def test_brackets_in_a_path_are_printed_as_they_are(openwork, made, tmp_path):
+    (tmp_path / "[red]a[").mkdir()
+    ended = openwork("tasks", made / "model", "--json", tmp_path / "[red]a[" / "[/x].json")
+    assert ended.status == 0 and (tmp_path / "[red]a[" / "[/x].json").exists()
+    output.print_table("[/red]", {"[bold]": "[/x]"})
+    output.print_rows("[/x]", [{"task": "[/y]"}])
+    output.print_pairs([{"task": "[/a]", "asks to": "[/b]", "member A": "[/c]", "member B": "[bold]"}])
 
 
 @pytest.mark.slow
@@ -125,7 +143,7 @@ def test_ctrl_c_is_status_130_and_one_line(openwork, monkeypatch):
         ended = openwork("tasks")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (ended.status, ended.err) == (130, "openwork: stopped; the same command goes on where it was\n")
+    assert (ended.status, ended.err) == (130, "openwork: stopped\n")
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(openwork, made, tmp_path, monkeypatch):
@@ -165,6 +183,30 @@ def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch)
         ("import", "gpt2", tmp_path, "--out", "."),
     ):
         assert "is given twice" in openwork(*arguments).line()
+    (tmp_path / "text.jsonl").write_text('{"text": "x"}')
+    (tmp_path / "settings.toml").write_text("seed = 1")
+    shutil.copytree(made / "model", "model")
+    shutil.copytree(made / "corpus", "corpus")
+    for arguments in (
+        ("corpus", "text.jsonl#text", "--out", "new", "--json", "text.jsonl"),
+        ("corpus", "idioms", "--out", "new", "--tokenizer", "model/tokenizer.json", "--json", "model/tokenizer.json"),
+        ("train", "corpus", "--out", "new", "--config", "settings.toml", "--json", "settings.toml"),
+        ("tasks", "model", "--lint", "quotes.jsonl", "--json", "quotes.jsonl"),
+        ("tasks", "--file", "quotes.jsonl", "--json", "quotes.jsonl"),
+    ):
+        assert "is given twice" in openwork(*arguments).line()
+    for arguments in (
+        ("verify", "q.circuit", "--model", "model", "--out", "model/config.json"),
+        ("explain", "q.circuit", "--json", "model/weights.safetensors", "--model", "model"),
+        ("train", "corpus", "--out", "new", "--json", "corpus/manifest.json"),
+    ):
+        assert "which is read" in openwork(*arguments).line()
+    for place in ("model", "corpus"):
+        for file in (made / place).iterdir():
+            assert file.is_dir() or file.read_bytes() == (tmp_path / place / file.name).read_bytes()
+        shutil.rmtree(place)
+    for name in ("text.jsonl", "settings.toml"):
+        (tmp_path / name).unlink()
     assert (tmp_path / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
     assert (tmp_path / "quotes.jsonl").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
     prune = ("prune", made / "model", "single_double_quote", "--out", "single_double_quote", *QUICK)
@@ -211,7 +253,7 @@ def test_a_file_that_a_circuit_names_is_not_run(openwork, made, tmp_path, monkey
     for task in ("theirs.py", "theirs.py~nonsense"):
         save_tensors(tmp_path / "theirs.circuit", tensors, header | {"task": task}, "circuit")
         for command in (("explain",), ("verify",), ("view", "--corpus", made / "corpus")):
-            assert "names the file 'theirs.py" in openwork(*command, *asked).line()
+            assert "; give the task's file with --task" in openwork(*command, *asked).line()
     assert not (tmp_path / "it-ran").exists()
 
 

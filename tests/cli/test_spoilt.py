@@ -268,7 +268,7 @@ def kept(tensors: dict[str, torch.Tensor], values: Any) -> None:
         (lambda p: p.write_text("{}"), "no whole circuit file"),
         (circuit(lambda t, h: h.update(model_hash="e" * 64)), "belongs to the model eeeeeeeeeeee, not to"),
         (circuit(lambda t, h: h.update(task_hash="f" * 64)), "ffffffffffff"),
-        (circuit(lambda t, h: h.update(task="nosuch")), "no task 'nosuch'"),
+        (circuit(lambda t, h: h.update(task="nosuch")), "'nosuch'; give the task's file with --task"),
         (circuit(lambda t, h: h.pop("losses")), "lacks something"),
         (circuit(lambda t, h: h.update(losses=[])), "no circuit of this model"),
         (circuit(lambda t, h: h.pop("model_hash")), "no circuit of this model"),
@@ -276,6 +276,10 @@ def kept(tensors: dict[str, torch.Tensor], values: Any) -> None:
         (circuit(lambda t, h: h["nodes"].append("9.mlp.post_act.3")), "such as '9.mlp.post_act.3'"),
         (circuit(lambda t, h: h.update(nodes=[1])), "names other nodes than it keeps"),
         (circuit(lambda t, h: h["edges"].append(["a", "b", 1.0])), "it has the edge ('a', 'b', 1.0)"),
+        (circuit(lambda t, h: h["edges"].append(h["edges"][0])), "or has it twice"),
+        (circuit(lambda t, h: h["edges"][0].__setitem__(2, 99.0)), "which is no weight of the model's"),
+        (circuit(lambda t, h: h["edges"][0].__setitem__(slice(0, 2), h["edges"][0][1::-1])), "it has the edge"),
+        (circuit(lambda t, h: kept(t, [0, 0])), "or some twice"),
         (circuit(lambda t, h: t.update({"kept.9.mlp.post_act": torch.tensor([1])})), "9.mlp.post_act"),
         (circuit(lambda t, h: kept(t, [10**6])), "keeps node 1000000"),
         (circuit(lambda t, h: kept(t, [-1])), "keeps node -1"),
@@ -306,6 +310,10 @@ def test_a_spoilt_circuit(openwork, made, tmp_path, spoil, says):
         (lambda p: p.write_text("[]"), "holds no JSON object"),
         (lambda p: p.write_text('{"kind": "circus"}'), "holds no card"),
         (lambda p: p.write_text(p.read_text().replace('"passed": false', '"passed": true')), "was altered"),
+        (
+            lambda p: p.write_text(p.read_text().replace('"format_version": 1', '"format_version": 99')),
+            "update openwork",
+        ),
     ],
 )
 def test_a_spoilt_card(openwork, made, tmp_path, spoil, says):

@@ -102,6 +102,7 @@ def test_the_pipeline_writes_what_the_model_writes(exported):
     for prompt in ("x1 = 'one'", "x"):
         expected = model.generate(prompt, 8)
         assert pipe(prompt, max_new_tokens=8, do_sample=False)[0]["generated_text"] == expected
+    assert len(pipe("x", return_tensors=True)[0]["generated_token_ids"]) <= model.config.n_ctx  # no length asked for
     both = pipe(["x1 = 'one'", "x"], max_new_tokens=8, do_sample=False, batch_size=2)
     assert [out[0]["generated_text"] for out in both] == [model.generate(p, 8) for p in ("x1 = 'one'", "x")]
 

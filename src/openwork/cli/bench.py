@@ -52,7 +52,7 @@ def bench_infer(
     layers: Layers = 2,
     d_model: Width = 2048,
     density: Density = "1/256",
-    context: Context = 256,
+    context: Annotated[int, typer.Option(min=2, help="Tokens of a sequence.")] = 256,
     rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
@@ -60,7 +60,8 @@ def bench_infer(
     from openwork.bench import bench_inference
     from openwork.config import number
 
-    numbers = bench_inference(layers, d_model, number(density, "--density"), n_ctx=context, rounds=rounds)
+    filled, share = min(32, context - 1), number(density, "--density")
+    numbers = bench_inference(layers, d_model, share, n_ctx=context, filled=filled, rounds=rounds)
     rows = [
         {"what": what, "way": way, "tokens/s": speed, "times dense": numbers["times_dense"][what][way]}
         for what, speeds in numbers["tokens_per_second"].items()
@@ -97,7 +98,7 @@ def in_short(row: dict[str, Any], *densities: str) -> dict[str, Any]:
 
 @bench.command("topk")
 def bench_topk_command(
-    d_model: Width = 1024,
+    d_model: Annotated[int, typer.Option(min=256, help="Width of the residual stream.")] = 1024,
     tokens: Tokens = 1024,
     rounds: Rounds = 7,
     json_file: Json = None,

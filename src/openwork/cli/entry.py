@@ -22,6 +22,10 @@ app.add_typer(export, name="export")
 UsageError: Any = typer.BadParameter.__base__
 """What a command line that cannot be parsed raises; typer does not export it."""
 STOPPED = 130
+RESUMED = ("demo", "train", "compare")
+"""The verbs that go on where they were stopped."""
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What PyTorch says where there is too little; it has no class for it on a CPU."""
 
 
 def _print_version(asked: bool) -> None:
@@ -58,14 +62,15 @@ def main() -> None:
         where = f" {error.filename}" if error.filename else ""
         _end(f"{error.strerror or error}{where}; check the path, its rights and the free space", 2)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "memory" in str(error)):  # PyTorch has no class for it on a CPU
+        if not (isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY)):
             raise
         _end("this machine has too little memory for these sizes; lower the batch, the context or the model", 2)
     except UsageError as error:
         message = " ".join(error.format_message().split()).rstrip(".") or "which command?"
         _end(f"{message}; see {error.ctx.command_path if error.ctx else 'openwork'} --help", 2)
     if status == STOPPED:
-        _end("stopped; the same command goes on where it was", STOPPED)
+        goes_on = sys.argv[1:2] and sys.argv[1] in RESUMED
+        _end("stopped; the same command goes on where it was" if goes_on else "stopped", STOPPED)
     sys.exit(status)
 
 

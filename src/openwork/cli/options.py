@@ -20,6 +20,8 @@ MOST_SEED = 2**63 - 1 - 2**16
 
 CLAIMED = "openwork.paths"
 """Where a command keeps what was given to it to read and to write."""
+PARTS = ("config.json", "weights.safetensors", "tokenizer.json", "means.safetensors", "metrics.jsonl", "manifest.json")
+"""The files of a model and of a corpus, which also has its tokens in ``.bin`` files."""
 
 
 def file_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -42,9 +44,10 @@ def directory_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def to_read(ctx: typer.Context, path: Any) -> Any:
-    """`path`, or the name of a task or a model; a path that the same command writes is refused."""
-    if path is not None and (isinstance(path, Path) or Path(path).suffix or Path(path).is_dir()):
-        _claim(ctx, path, writes=False)
+    """`path`, or the name of a task, source or model, or several; a path that the same command writes is refused."""
+    for one in path if isinstance(path, list) else [path]:
+        if one is not None and (isinstance(one, Path) or Path(one).suffix or Path(one).is_dir()):
+            _claim(ctx, one if isinstance(one, Path) else one.partition("#")[0], writes=False)
     return path
 
 
@@ -64,6 +67,9 @@ def _claim(ctx: typer.Context, path: Path | str, *, writes: bool) -> None:
             f"{path} is given twice, and one would be written over the other; choose another place to write"
         )
     claimed[place] = writes
+    for written in (place for place, writes in claimed.items() if writes):
+        if claimed.get(written.parent) is False and (written.name in PARTS or written.suffix == ".bin"):
+            raise UserError(f"{written} is a part of {written.parent}, which is read; choose another place to write")
 
 
 Json = Annotated[
@@ -72,7 +78,7 @@ Json = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as model.d_model=256.")]
 PruneSettings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value, such as target=0.05.")]
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or JSON file of settings.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", callback=to_read, help="TOML or JSON file of settings.")]
 
 
 def model_directory(ctx: typer.Context, path: Path | None) -> Path | None:

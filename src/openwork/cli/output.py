@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from openwork.artifacts import Card, write_atomically
 
@@ -23,7 +23,8 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-console = _Console()
+console = _Console(markup=False)
+"""What is printed is text: a path or a task may have brackets in it."""
 
 
 def circuit_numbers(circuit: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def card_rows(card: Card) -> list[dict[str, Any]]:
 def print_table(title: str, numbers: dict[str, Any]) -> None:
     table = Table("what", "value", title=title)
     for name, value in numbers.items():
-        table.add_row(name.replace("_", " "), escape(_text(value)))
+        table.add_row(name.replace("_", " "), _text(value))
     console.print(table)
 
 
@@ -72,18 +73,18 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     names = [name for i, name in enumerate(rows[0]) if i == 0 or any(row[name] != "" for row in rows)]
     table = Table(*(Column(name, overflow="fold", no_wrap=name == names[0]) for name in names), title=title)
     for row in rows:
-        table.add_row(*(escape(_text(row[name])) for name in names))
+        table.add_row(*(_text(row[name]) for name in names))
     console.print(table)
 
 
 def print_pairs(rows: list[dict[str, Any]]) -> None:
     """Each task with its example, the members beside each other."""
     for row in rows:
-        console.print(f"[bold]{escape(row['task'])}[/]: {escape(row['asks to'])}", highlight=False)
+        console.print(Text.assemble((row["task"], "bold"), ": ", row["asks to"]))
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(ratio=1)
         table.add_column(ratio=1)
-        table.add_row(*(escape(row[member]) for member in ("member A", "member B")))
+        table.add_row(*(row[member] for member in ("member A", "member B")))
         console.print(table)
         console.print()
 

@@ -66,13 +66,14 @@ def corpus(
     source: Annotated[
         str,
         typer.Argument(
+            callback=to_read,
             help="stdlib, idioms, a directory or file, FILE.jsonl#column, hub:OWNER/NAME, "
-            "or a mixture such as stdlib:0.5,idioms:0.5."
+            "or a mixture such as stdlib:0.5,idioms:0.5.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the corpus.")],
     d_vocab: Annotated[int, typer.Option(help="Size of the vocabulary to train.")] = 2048,
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(callback=to_read, help="A tokenizer.json to use instead.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
     max_tokens: Annotated[int | None, typer.Option(help="Stop at about this many tokens.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the split and the order.")] = 0,
@@ -100,7 +101,9 @@ def corpus(
 
 @app.command()
 def train(
-    corpus_path: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory that `openwork corpus` wrote.")],
+    corpus_path: Annotated[
+        Path, typer.Argument(metavar="CORPUS", callback=to_read, help="Directory that `openwork corpus` wrote.")
+    ],
     out: Annotated[Path, typer.Option(callback=directory_to_write, help="Model directory to write.")],
     settings: Settings = None,
     config: Config = None,
@@ -131,10 +134,12 @@ def tasks(
         ),
     ] = None,
     file: Annotated[
-        list[str] | None, typer.Option(help="A task of your own, .jsonl or .py, beside the others.", metavar="FILE")
+        list[str] | None,
+        typer.Option(callback=to_read, help="A task of your own, .jsonl or .py, beside the others.", metavar="FILE"),
     ] = None,
     lint: Annotated[
-        str | None, typer.Option(help="Say what is wrong with FILE for the tokenizer of MODEL.", metavar="FILE")
+        str | None,
+        typer.Option(callback=to_read, help="Say what is wrong with FILE for the tokenizer of MODEL.", metavar="FILE"),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -198,7 +203,9 @@ def prune(
     with_baselines: Annotated[
         bool, typer.Option("--baselines", help="Also say what attribution, magnitude and a random order need.")
     ] = False,
-    corpus: Annotated[Path | None, typer.Option(help="Corpus for the mean activations, if the model has none.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(callback=to_read, help="Corpus for the mean activations, if the model has none.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Find the circuit by which MODEL performs TASK; with --targets, one for each (OUT with the target in its name)."""
@@ -229,9 +236,8 @@ def prune(
         print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
         print_rows("searches", numbers[-1]["tried"])
         if not circuit.reached:
-            console.print(
-                f"[bold red]target not reached:[/] {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
-            )
+            missed = f"target not reached: {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+            console.print(missed, style="bold red")
     if targets is not None:
         draw_curve(circuits, out.with_suffix(".png"))
         console.print(f"curve: {out.with_suffix('.png').resolve()}")
@@ -245,10 +251,9 @@ def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
     """The task that was `given`, else the circuit's own. No file that a circuit names is opened: a .py file is run."""
     from openwork import tasks as task_list
     from openwork.tasks.base import NONSENSE
-    from openwork.tasks.files import is_file
 
-    if given is None and is_file(circuit.task.removesuffix(NONSENSE)):
-        raise UserError(f"the circuit names the file {circuit.task!r} as its task; give it with --task if you trust it")
+    if given is None and circuit.task.removesuffix(NONSENSE) not in task_list.names():
+        raise UserError(f"the circuit is of a task of its maker's, {circuit.task!r}; give the task's file with --task")
     return task_list.get(given or circuit.task, model.tokenizer)
 
 
@@ -286,7 +291,7 @@ def verify(
 @app.command()
 def view(
     circuit_path: CircuitPath,
-    corpus: Annotated[Path, typer.Option(help="Corpus whose texts the nodes show.")],
+    corpus: Annotated[Path, typer.Option(callback=to_read, help="Corpus whose texts the nodes show.")],
     model: CircuitModel = None,
     card: Annotated[Path | None, typer.Option(callback=to_read, help="Card to show.")] = None,
     task: Annotated[
@@ -316,7 +321,9 @@ def view(
 def explain(
     circuit_path: CircuitPath,
     model: CircuitModel = None,
-    corpus: Annotated[Path | None, typer.Option(help="Corpus in which the nodes are watched too.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(callback=to_read, help="Corpus in which the nodes are watched too.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),

@@ -43,6 +43,7 @@ def export(model: Transformer, directory: str | Path, *, about: dict[str, Any] |
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
+        theirs.generation_config.max_length = model.config.n_ctx  # else a pipeline asks for more than there is
         theirs.save_pretrained(aside)
         if model.tokenizer is not None:
             fast_tokenizer(model.tokenizer, model.config.n_ctx).save_pretrained(aside)
