@@ -34,8 +34,8 @@ export function showCard(root, graph) {
     el(
       "p",
       { class: "quiet" },
-      "Controls are circuits of as many random nodes per site. In the last column each tick is one of them, the dot is " +
-        "this circuit. Losses are in nats; a coin gives 0.693.",
+      "Controls are random circuits of as many weights of every matrix; for necessity, as many random nodes per site. " +
+        "In the last column each tick is one of them, the dot is this circuit. Losses are in nats; a coin gives 0.693.",
     ),
   );
 }
