@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from statistics import stdev
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from openwork import tasks as openwork_tasks
 from openwork.artifacts import Circuit, Edge, load_card
 from openwork.errors import UserError
 from openwork.faithfulness import checks, random_circuits, random_nodes, verify
+from openwork.faithfulness.controls import run
 from openwork.model import parse_node
 from openwork.models import load_model, path
 from openwork.pruning import PruneConfig, ablation_values, edges_between, load_circuit, prune
@@ -121,7 +123,7 @@ def stand_in(value: float) -> Any:
     pairs = SimpleNamespace(flat=None, due=None)
     model = SimpleNamespace(run=lambda tokens, due: (torch.zeros(1, 2), {}))
     circuit = SimpleNamespace(model=model, ablation="mean", target=0.15, value=value)
-    return SimpleNamespace(circuit=circuit, pairs=pairs, loss=value)
+    return SimpleNamespace(circuit=circuit, pairs=pairs, loss=value, standard_error=0.0)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,21 @@ def test_controls_are_many_and_the_same_each_time(circuit, draw):
         assert torch.equal(control.kept["0.attn.q"], control.kept["0.attn.k"])
     assert len({tuple(control.kept["0.attn.act_in"].tolist()) for control in drawn}) > 5
     assert all(torch.equal(a.kept[s], b.kept[s]) for a, b in zip(drawn, again, strict=True) for s in a.kept)
+
+
+def test_two_standard_errors_of_the_pairs_are_allowed(circuit):
+    task, ours = PlantedTask(), replace(circuit, scale=0.7, shift=0.4)
+    one = run(ours, task.pairs("validation", 32))
+    each = [
+        float(replace(one.pairs, right=one.pairs.right[i : i + 1]).loss(one.logits[2 * i : 2 * i + 2], 0.7, 0.4))
+        for i in range(32)
+    ]
+    assert one.standard_error == pytest.approx(stdev(each) / 32**0.5, rel=1e-3)
+    for above, passes in ((1.9, True), (2.1, False)):
+        stated = stand_in(0.15 + above * 0.01)
+        stated.standard_error = 0.01
+        check = checks.sufficiency(stated, [stand_in(0.7)])
+        assert (check.passed, check.threshold) == (passes, "<= 0.15 + 2 s.e., random >= 0.5")
 
 
 def test_random_nodes_are_as_many_at_every_site(circuit):

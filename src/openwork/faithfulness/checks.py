@@ -22,7 +22,7 @@ BROKEN = 0.5
 
 
 def sufficiency(ours: Run, random: list[Run]) -> Check:
-    """Does the circuit alone do the task on validation pairs?"""
+    """Does the circuit alone do the task on validation pairs, as far as so many can tell?"""
     circuit = ours.circuit
     return _check(
         "sufficiency",
@@ -30,6 +30,7 @@ def sufficiency(ours: Run, random: list[Run]) -> Check:
         ours,
         random,
         at_most=circuit.target,
+        standard_error=ours.standard_error,
     )
 
 
@@ -110,7 +111,10 @@ def _kl(full: Tensor, one: Run) -> float:
     return float(kl.sum(-1).mean())
 
 
-def _check(name: str, question: str, ours: Run, random: list[Run], at_most: float) -> Check:
+def _check(
+    name: str, question: str, ours: Run, random: list[Run], at_most: float, standard_error: float = 0.0
+) -> Check:
+    """Passed if the loss is at most `at_most`, two standard errors allowed, and that of no control below `BROKEN`."""
     losses = [control.loss for control in random]
     return Check(
         name=name,
@@ -119,7 +123,7 @@ def _check(name: str, question: str, ours: Run, random: list[Run], at_most: floa
         unit="nats",
         control=min(losses),
         control_name=f"best of {len(losses)} random",
-        threshold=f"<= {at_most}, random >= {BROKEN}",
-        passed=ours.loss <= at_most and min(losses) >= BROKEN,
-        detail={"random": losses, "random_median": median(losses)},
+        threshold=f"<= {at_most}{' + 2 s.e.' if standard_error else ''}, random >= {BROKEN}",
+        passed=ours.loss <= at_most + 2 * standard_error and min(losses) >= BROKEN,
+        detail={"random": losses, "random_median": median(losses), "standard_error": standard_error},
     )

@@ -136,6 +136,13 @@ class Run:
         """The calibrated loss, in nats."""
         return float(self.pairs.loss(self.logits, self.circuit.scale, self.circuit.shift))
 
+    @property
+    def standard_error(self) -> float:
+        """Of `loss`, for the pairs are a sample, in nats."""
+        differences = self.circuit.scale * self.pairs.differences(self.logits) + self.circuit.shift
+        each = torch.stack([self.pairs.losses(one[None]) for one in differences])
+        return float(each.std() / len(each) ** 0.5) if len(each) > 1 else 0.0
+
     def calibrated(self) -> Run:
         """With the scale and shift that suit the circuit best on these pairs: a control has the help it had."""
         scale, shift = calibrate(self.pairs.differences(self.logits))
