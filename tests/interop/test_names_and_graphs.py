@@ -52,10 +52,12 @@ def make_planted() -> Circuit:
     """The planted circuit, and one node of the MLP that reads what the head wrote."""
     model = planted_model().requires_grad_(False)
     model.tokenizer = Letters()
-    names = sorted({*NODES, LATER}, key=lambda name: all_sites(model.config).index(parse_node(name, 4)[0]))
+    order = all_sites(model.config)
+    places = sorted(
+        (parse_node(name, 4) for name in (*NODES, LATER)), key=lambda place: (order.index(place[0]), place[1])
+    )
     kept: dict[str, list[int]] = {}
-    for name in names:
-        site, index = parse_node(name, 4)
+    for site, index in places:
         kept.setdefault(site, []).append(index)
     weight = {"k": 1.0, "v": 1.0, "resid_delta": 3.0}
     edges = [Edge(s, t, weight[t.split(".")[2]]) for s, t in sorted(EDGES)]
@@ -64,7 +66,7 @@ def make_planted() -> Circuit:
         task="planted",
         task_hash="planted",
         ablation="mean",
-        nodes=tuple(names),
+        nodes=tuple(node_name(site, index, 4) for site, index in places),
         edges=tuple(edges),
         kept={site: torch.tensor(index) for site, index in kept.items()},
         ablation_values=model.means,
