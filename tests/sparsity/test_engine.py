@@ -219,8 +219,9 @@ def test_in_inference_mode_a_layer_follows_weights_that_it_brings_and_that_chang
 
 
 def test_edits_of_another_shape_are_refused_and_those_without_memory_of_their_own_are_not():
-    model, tokens = sparse_model(d_model=64, n_ctx=160).eval(), torch.randint(0, 90, (8, 160))
-    for layers in (lambda model: None, use_sparse_layers):
+    tokens = torch.randint(0, 90, (8, 160))
+    for density, layers in ((1 / 32, lambda model: None), (1 / 32, use_sparse_layers), (1, use_sparse_layers)):
+        model = sparse_model(d_model=64, n_ctx=160, density=density).eval()
         layers(model)
         for site in ("0.mlp.post_act", "0.attn.q"):
             with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
