@@ -5,7 +5,7 @@
 corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> their circuits, with cards, for
 every task that each can do, one task a process -> the comparison (`openwork compare --no-search`) on the tasks that
 both can do. What is there is not made again, so that a run that was stopped goes on. On two cores the models take about
-two hours, the circuits one and a half.
+two hours, and so do the circuits.
 """
 
 from __future__ import annotations
