@@ -29,10 +29,8 @@ def prune_to_targets(
     A circuit that reaches a target reaches the higher ones too, so none is larger than one for a lower target.
     """
     found: list[Circuit] = []
-    asked = [
-        replace(config or PruneConfig(), target=target) for target in sorted(targets)
-    ]  # refuses one before any work
-    for wanted in asked:
+    every = [replace(config or PruneConfig(), target=target) for target in sorted(targets)]  # bad ones end here
+    for wanted in every:
         circuit = prune(model, task, seed=seed, seeds=seeds, config=wanted, report=report)
         before = [replace(found[-1], target=wanted.target)] if found else []
         found.append(min([circuit, *before], key=rank))
