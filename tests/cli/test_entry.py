@@ -39,6 +39,8 @@ from openwork.models import load_model
         (("corpus", "idioms", "--max-tokens", "9", "--out", ""), "the argument '' is empty"),
         (("tasks", "m\udcff"), "the argument 'm\\udcff' is not UTF-8"),
         (("demo", "--pretrained", "--seed", "3"), "leave --seed 3 out"),
+        (("corpus", "idioms", "--out", "c", "--d-vocab", "300", "--tokenizer", "t.json"), "leave d_vocab 300 out"),
+        (("prune", "m", "t", "--out", "c", "target=0.1", "--targets", "0.3,0.5"), "target=0.1 and --targets 0.3,0.5"),
         (("tasks", "--json="), "the argument '--json=' is empty"),
         (("tasks", "--json", "/"), "the file / is a directory"),
     ],
@@ -69,6 +71,11 @@ def test_a_task_too_long_for_the_model_has_a_note_beside_the_others(openwork, ma
     rows = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
     assert any("more than the model's context" in row["note"] for row in rows)
     assert any(row["note"] == "" and row["loss"] > 0 for row in rows)
+
+
+def test_a_task_of_ones_own_that_is_not_there_is_no_row_among_the_others(openwork, made, tmp_path):
+    asked = openwork("tasks", made / "model", "--file", tmp_path / "mine.py", "--json", tmp_path / "tasks.json")
+    assert "mine.py" in asked.line() and not (tmp_path / "tasks.json").exists()
 
 
 def test_a_model_is_not_written_into_a_corpus(openwork, made):

@@ -34,7 +34,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def build(source: Path | str, out: Path, **options) -> Corpus:
-    return build_corpus(str(source), out, **{"d_vocab": 270, "validation_fraction": 0.3, **options})
+    d_vocab = None if "tokenizer" in options else 270
+    return build_corpus(str(source), out, **{"d_vocab": d_vocab, "validation_fraction": 0.3, **options})
 
 
 def documents(corpus: Corpus, split: str) -> list[str]:

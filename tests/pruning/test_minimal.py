@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from openwork.pruning import search
-from openwork.pruning.calibration import SCALE_PRICE, calibrate, calibrated_losses, losses
+from openwork.pruning.calibration import SCALE_PRICE, calibrate, calibrated_losses
 from openwork.pruning.gates import StepGate, gate_of_node
 from openwork.pruning.minimal import EXACT, _first_reaching, _in_turn, eliminate, fewest, roughly
 from openwork.pruning.universe import Universe
+from openwork.tasks import Pairs
 
 
 def losses_needing(*needed: set[int]):
@@ -56,7 +57,7 @@ def test_calibration_finds_the_logistic_regression():
 
         def closure(d=d[i], free=free, optimizer=optimizer):
             optimizer.zero_grad()
-            loss = losses(free[0] * d + free[1])
+            loss = Pairs.losses(free[0] * d + free[1])
             loss.backward()
             return loss
 
@@ -74,7 +75,7 @@ def test_calibration_ends_where_loss_and_price_together_are_least(seed):
     log_scale, shift = float(scale.log()), float(shift)
 
     def priced(log_scale: float, shift: float) -> float:
-        return float(losses(math.exp(log_scale) * differences + shift)) + SCALE_PRICE * max(0.0, log_scale) ** 2
+        return float(Pairs.losses(math.exp(log_scale) * differences + shift)) + SCALE_PRICE * max(0.0, log_scale) ** 2
 
     least = priced(log_scale, shift)
     assert log_scale > 0

@@ -72,7 +72,7 @@ def corpus(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the corpus.")],
-    d_vocab: Annotated[int, typer.Option(help="Size of the vocabulary to train.")] = 2048,
+    d_vocab: Annotated[int | None, typer.Option(help="Size of the vocabulary to train, by default 2048.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(callback=to_read, help="A tokenizer.json to use instead.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
     max_tokens: Annotated[int | None, typer.Option(help="Stop at about this many tokens.")] = None,
@@ -151,7 +151,10 @@ def tasks(
     if lint is not None:
         return _lint(lint, model, json_file)
     names = (*task_list.names(), *(file or ()))
-    rows = try_tasks(load_model(model), names) if model else list_tasks(names)
+    loaded = load_model(model) if model else None
+    for own in file or () if loaded else ():
+        task_list.get(own, loaded.tokenizer)  # what cannot be had ends here, not as a row among twenty
+    rows = try_tasks(loaded, names) if loaded else list_tasks(names)
     print_rows("tasks", rows) if model else print_pairs(rows)
     write_json(json_file, {"tasks": rows})
 
@@ -218,6 +221,8 @@ def prune(
     from openwork.training import corpus_means
 
     wanted = read_config(PruneConfig, config, settings or ())
+    if targets and wanted.target != PruneConfig.target and not with_baselines:
+        raise UserError(f"target={wanted.target:g} and --targets {targets} ask for different things; leave one out")
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
     texts = open_corpus(corpus) if corpus is not None else None

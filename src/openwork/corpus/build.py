@@ -31,6 +31,8 @@ from openwork.corpus.sources import Skips, is_endless
 from openwork.corpus.tokenizer import Tokenizer
 from openwork.errors import UserError
 
+D_VOCAB = 2048
+"""Size of the vocabulary that is trained where none is asked for."""
 Progress = Callable[[str, int, int | None], None]
 SAMPLE_CHARACTERS = 8_000_000
 """Text that a tokenizer is trained on at most, the first of each source in its share."""
@@ -61,7 +63,7 @@ def build_corpus(
     source: str,
     out: str | Path,
     *,
-    d_vocab: int = 2048,
+    d_vocab: int | None = None,
     tokenizer: str | Path | None = None,
     validation_fraction: float = 0.05,
     seed: int = 0,
@@ -81,12 +83,15 @@ def build_corpus(
             in `out`, or no space. Nothing half-written stays.
     """
     out = Path(out)
+    if tokenizer is not None and d_vocab is not None:
+        raise UserError(f"the vocabulary is that of {tokenizer}; leave d_vocab {d_vocab} out")
     given = Tokenizer.load(tokenizer) if tokenizer is not None else None
+    wanted = given.d_vocab if given else D_VOCAB if d_vocab is None else d_vocab
     parts = parse_mixture(source)
     python = platform.python_version() if any("stdlib" in part.sources for part in parts) else ""
     if max_tokens is None and all(is_endless(name) for part in parts for name in part.sources):
         raise UserError(f"the source {source!r} has no end; give max_tokens, or mix it with one that ends")
-    request = Request(source, given.d_vocab if given else d_vocab, validation_fraction, seed, max_tokens, python)
+    request = Request(source, wanted, validation_fraction, seed, max_tokens, python)
     _restore(out)
     if (out / "manifest.json").is_file() and not overwrite:
         return _reuse(out, request, given)

@@ -8,7 +8,6 @@ alone, near 0 for one that responds to everything a little. A token that is comm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -100,12 +99,10 @@ def corpus_responses(circuit: Circuit, model: Transformer, corpus: Corpus) -> di
     return over_positions(circuit, torch.cat(seen), {site: torch.cat(parts) for site, parts in acts.items()})
 
 
-def over_positions(
-    circuit: Circuit, tokens: Tensor, kept: dict[str, Tensor], sites: Iterable[str] | None = None
-) -> dict[tuple[str, int], Responses]:
+def over_positions(circuit: Circuit, tokens: Tensor, kept: dict[str, Tensor]) -> dict[tuple[str, int], Responses]:
     """`responses` of each kept node, from tokens (n,) and, for each site, the kept nodes' values (n, nodes)."""
     return {
         (site, channel): responses(tokens, kept[site][:, i])
-        for site in (sites or sorted(kept))
+        for site in sorted(kept)
         for i, channel in enumerate(circuit.kept[site].tolist())
     }

@@ -140,7 +140,7 @@ class Run:
     def standard_error(self) -> float:
         """Of `loss`, for the pairs are a sample, in nats."""
         differences = self.circuit.scale * self.pairs.differences(self.logits) + self.circuit.shift
-        each = torch.stack([self.pairs.losses(one[None]) for one in differences])
+        each = Pairs.losses(differences[:, None])
         return float(each.std() / len(each) ** 0.5) if len(each) > 1 else 0.0
 
     def calibrated(self) -> Run:

@@ -6,16 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openwork.tasks import Pairs
+from openwork.tasks.base import SIGNS
+
 SCALE_PRICE = 0.02
 """Nats per squared logarithm of a calibration's scale above 1."""
 STEPS = 16
-_SIGNS = (-1.0, 1.0)
-"""A pair's loss is softplus(-d) for the member whose right answer is A, softplus(d) for the other."""
-
-
-def losses(differences: Tensor) -> Tensor:
-    """The loss (...) in nats of logit differences A - B (..., pair, 2)."""
-    return F.softplus(differences * differences.new_tensor(_SIGNS)).mean((-1, -2))
 
 
 def calibrated_losses(differences: Tensor) -> Tensor:
@@ -24,7 +20,7 @@ def calibrated_losses(differences: Tensor) -> Tensor:
     The gradient is that of the best loss: at its minimum, scale and shift have none of their own.
     """
     scale, shift = (x[..., None, None].to(differences) for x in calibrate(differences))
-    return losses(scale * differences + shift)
+    return Pairs.losses(scale * differences + shift)
 
 
 @torch.no_grad()
@@ -36,7 +32,7 @@ def calibrate(differences: Tensor) -> tuple[Tensor, Tensor]:
     Levenberg-Marquardt steps in the scale's logarithm and the shift, all circuits at once.
     """
     d = differences.detach().double().flatten(-2)
-    signs = d.new_tensor(_SIGNS).repeat(d.shape[-1] // 2)
+    signs = d.new_tensor(SIGNS).repeat(d.shape[-1] // 2)
     log_scale, shift = d.new_zeros(d.shape[:-1]), d.new_zeros(d.shape[:-1])
     damping = torch.full_like(shift, 1e-3)
     best = _priced(d, signs, log_scale, shift)

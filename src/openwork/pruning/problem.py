@@ -14,7 +14,7 @@ from torch import Tensor
 from openwork.artifacts import Ablation, Circuit
 from openwork.errors import UserError
 from openwork.model import Transformer, ablated_sites, node_name, node_sites
-from openwork.pruning.calibration import calibrate, losses
+from openwork.pruning.calibration import calibrate
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.edges import count_possible_edges
 from openwork.pruning.judge import Judge
@@ -107,6 +107,9 @@ def build(problem: Problem, judge: Judge, edge: Tensor, seed: int) -> Circuit:
     )
     with torch.no_grad():
         differences = validation.differences(circuit(validation.flat, validation.due))
-    stated = {"circuit": losses(scale * differences + shift), "circuit_uncalibrated": losses(differences)}
+    stated = {
+        "circuit": Pairs.losses(scale * differences + shift),
+        "circuit_uncalibrated": Pairs.losses(differences),
+    }
     stated = {"unpruned": problem.unpruned} | {name: float(loss) for name, loss in stated.items()}
     return replace(circuit, losses=stated)

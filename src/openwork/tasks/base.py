@@ -26,7 +26,8 @@ PAIRS_VERSION = 1
 """Raised when the same seed draws other pairs than before; part of a task's hash."""
 ROUNDS = 50
 """Attempts to fill a batch with pairs that are all different, before some are repeated."""
-
+SIGNS = (-1.0, 1.0)
+"""A prompt's loss is softplus(-d) where A is right, softplus(d) where B is, d being the logit of A minus that of B."""
 
 NONSENSE = "~nonsense"
 """Ends the name of a nonsense twin."""
@@ -79,9 +80,10 @@ class Pairs:
         a, b = (answer.to(logits.device).unsqueeze(1).expand(-1, 2).unsqueeze(2) for answer in self.right.unbind(1))
         return (due.gather(2, a) - due.gather(2, b)).squeeze(2)
 
-    def losses(self, differences: Tensor) -> Tensor:
-        """Mean -log p(right | right or wrong) over all prompts, in nats, from `differences` A - B (n, 2): a scalar."""
-        return F.softplus(torch.stack([-differences[:, 0], differences[:, 1]])).mean()
+    @staticmethod
+    def losses(differences: Tensor) -> Tensor:
+        """Mean -log p(right | right or wrong) over all prompts (...), in nats, from `differences` A - B (..., n, 2)."""
+        return F.softplus(differences * differences.new_tensor(SIGNS)).mean((-1, -2))
 
     def loss(self, logits: Tensor, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> Tensor:
         """The loss in nats of `logits`, the `differences` A - B calibrated to ``scale * d + shift``."""

@@ -161,7 +161,8 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
     about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
     with only_run(out / "checkpoints"):
         start = resume(out / "checkpoints", model, optimizer, about)
-        if start == config.n_steps and not any(line["step"] == start for line in read_metrics(out)):
+        ended = [line for line in read_metrics(out) if line["step"] == config.n_steps]
+        if start == config.n_steps and not any("validation_loss" in line for line in ended):
             raise UserError(
                 f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}"
             )
