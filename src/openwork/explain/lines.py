@@ -15,6 +15,7 @@ from torch import Tensor
 from openwork.artifacts import Circuit
 from openwork.explain.known import Contest, KnownStream, after_contest, kept_largest, n_places
 from openwork.explain.numbers import number, total
+from openwork.kernels.passes import EPS
 from openwork.model import Transformer, matrices, parse_node
 from openwork.model.transformer import NONLINEARITIES, Block
 from openwork.model.wiring import Matrix
@@ -31,7 +32,6 @@ LETTERS = {
     "mlp.post_act": "n",
     "mlp.resid_delta": "w",
 }
-EPS = torch.finfo(torch.float32).eps
 
 
 def short_name(site: str, index: int, d_head: int) -> str:

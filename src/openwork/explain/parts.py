@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openwork.artifacts import Circuit
+from openwork.kernels.passes import EPS
 from openwork.model import Transformer, node_name
 from openwork.tasks import Pairs
 
@@ -50,7 +51,7 @@ def answer_parts(
         size = (final.var(-1, unbiased=False) + 1e-5).sqrt()
         reads = reads - reads.mean(-1, keepdim=True)
     else:
-        size = (final.square().mean(-1) + torch.finfo(torch.float32).eps).sqrt()
+        size = (final.square().mean(-1) + EPS).sqrt()
     reads = reads / size[:, None]
     writes, ablated = [], torch.zeros(len(each), dtype=torch.float64)
     for site, x in acts.items():

@@ -21,6 +21,7 @@ from openwork.explain.belongs import check_circuit
 from openwork.explain.known import refuse_unknowable, tokens_of
 from openwork.explain.lines import Lines
 from openwork.explain.numbers import number, total
+from openwork.kernels.passes import EPS
 from openwork.model import Transformer
 from openwork.tasks import Pairs, Task
 
@@ -170,7 +171,7 @@ def look_up(tokens):
 def _text(circuit: Circuit, model: Transformer, lines: Lines, tokens: Tensor, splits: list[Pairs]) -> str:
     config = model.config
     body = "\n".join(lines.body)
-    eps = repr(float(torch.finfo(torch.float32).eps))
+    eps = repr(EPS)
     used = body + lines.size + ("kth( over(" if "largest(" in body else "")
     written = [name for name in HELPERS if f"{name}(" in used]
     helpers = "\n".join(HELPERS[name] for name in written).format(

@@ -4,10 +4,6 @@
 #include "parallel.h"
 #include "variant.h"
 
-namespace {
-constexpr int64_t PART = 1 << 14;
-}
-
 // gradient * scale is what counts; parameter, exp_avg and exp_avg_sq (n,) change in place. `size` is rate / (1 -
 // beta1^t), `root` sqrt(1 - beta2^t), `shrink` 1 - rate * decay.
 extern "C" void FUNCTION(adam_step)(float *parameter, const float *gradient, float *exp_avg, float *exp_avg_sq,

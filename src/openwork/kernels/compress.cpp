@@ -6,11 +6,6 @@
 
 namespace {
 
-constexpr int64_t PART = 1 << 15;
-constexpr int32_t MAGNITUDE = 0x7fffffff;
-
-inline int64_t rows_a_part(int64_t cols) { return cols < PART ? PART / (cols + !cols) : 1; }
-
 // A row's non-zeros, their columns and values; of both, the first `room` may be overwritten.
 inline void copy_nonzeros(const int32_t *row, int64_t cols, int32_t *columns, int32_t *values, int64_t room) {
     int64_t n = 0, c = 0;

@@ -5,14 +5,6 @@
 #include "parallel.h"
 #include "variant.h"
 
-namespace {
-
-constexpr int64_t PART = 16384;
-
-inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / (d + !d) : 1; }
-
-}  // namespace
-
 // losses, lse (rows,): -log softmax(logits)[target] and log sum exp(logits), of logits (rows, d), targets (rows,) in
 // [0, d).
 extern "C" void FUNCTION(cross_entropy)(const float *logits, const int64_t *targets, float *losses, float *lse,

@@ -3,10 +3,6 @@
 #include "parallel.h"
 #include "variant.h"
 
-namespace {
-constexpr int64_t PART = 8192;
-}
-
 // y (n,) = gelu(x)
 extern "C" void FUNCTION(gelu)(const float *x, float *y, int64_t n, int threads) {
     parallel((n + PART - 1) / PART, threads, [=](int64_t part) {

@@ -14,6 +14,10 @@ extern "C" __attribute__((visibility("hidden"))) __thread int64_t openwork_seat;
 namespace {
 
 constexpr int64_t RANGES = 64;
+constexpr int64_t PART = 1 << 14;  // elements enough for a thread to be worth waking
+
+// How many rows of d elements make a part.
+[[maybe_unused]] inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / (d + !d) : 1; }
 
 struct Work {
     void (*run)(void *, int64_t);

@@ -67,11 +67,6 @@ class SparseWeight:
             return None
         return library.packed(self.t_starts, self.t_rows, self.values[self.order])
 
-    @property
-    def density(self) -> float:
-        """Fraction of the entries that are not zero."""
-        return len(self.values) / (self.shape[0] * self.shape[1])
-
 
 def compress(weight: Tensor) -> SparseWeight:
     """The non-zeros of weight (d_out, d_in); NaN is one, -0 is none."""

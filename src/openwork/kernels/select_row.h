@@ -5,11 +5,6 @@
 
 namespace {
 
-// Enough elements for a thread to be worth waking.
-constexpr int64_t PART = 16384;
-
-inline int64_t rows_a_part(int64_t d) { return d < PART ? PART / (d + !d) : 1; }
-
 // One row: y serves as the memory of the keys until it is written. Returns the bound, the next row's first guess. Not
 // inline, so that a profiler tells it from the product, GELU or norm before it.
 [[maybe_unused]] __attribute__((noinline)) int32_t one_row(const int32_t *__restrict x, int32_t *__restrict y,

@@ -18,7 +18,6 @@ constexpr int64_t WIDTH = BLOCK * LANES;
 constexpr int64_t GROUP = 128;  // channels of the heads that are one part of the work, at most
 constexpr int64_t AHEAD = 8;    // rows that are fetched before they are read: no processor sees which come next
 constexpr float LARGEST = 87.0f;  // that has an exponential
-constexpr int32_t MAGNITUDE = 0x7fffffff;
 
 inline IntVec index() {
     IntVec index;

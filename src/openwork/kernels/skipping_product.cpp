@@ -12,7 +12,6 @@
 namespace {
 
 constexpr int64_t DEPTH = 64, ROWS = 512, VECTORS = 8;
-constexpr int32_t MAGNITUDE = 0x7fffffff;
 
 // A matrix (rows, columns) in memory by rows or, if it is turned, by columns.
 struct Matrix {

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "vector.h"
+
 namespace {
 
-constexpr int32_t MAGNITUDE = 0x7fffffff, NOT_A_NUMBER = 0x7f800001, LARGEST_FINITE = 0x7f7fffff;
+constexpr int32_t NOT_A_NUMBER = 0x7f800001, LARGEST_FINITE = 0x7f7fffff;
 
 inline int32_t magnitude(int32_t bits) {
     bits &= MAGNITUDE;

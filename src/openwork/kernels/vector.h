@@ -22,6 +22,7 @@ constexpr int LANES = 4;
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+constexpr int32_t MAGNITUDE = 0x7fffffff;  // all bits of a float but its sign
 
 [[maybe_unused]] inline Vec load(const float *from) {
     Vec v;
@@ -53,17 +54,6 @@ typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
 
 // a or, where the lane of `mask` is 0, b.
 [[maybe_unused]] inline Vec choose(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
-
-// Whether any lane of `mask` is -1; the others are 0.
-[[maybe_unused]] inline bool any(IntVec mask) {
-#if defined(__AVX512F__)
-    return _mm512_movepi32_mask(__m512i(mask)) != 0;
-#else
-    int32_t some = 0;
-    for (int i = 0; i < LANES; i++) some |= mask[i];
-    return some != 0;
-#endif
-}
 
 // Writes the lanes where `mask` is -1 (it is 0 elsewhere) one after the other, and returns how many; what follows them,
 // up to LANES in all, is overwritten.

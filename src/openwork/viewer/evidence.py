@@ -27,7 +27,7 @@ _NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
-class Seen:
+class Evidence:
     """What was seen of one node in the corpus."""
 
     positive: list[Window]
@@ -39,7 +39,7 @@ class Seen:
 @torch.no_grad()
 def watch(
     model: Transformer, kept: Mapping[str, Tensor], contexts: Iterable[Tensor]
-) -> tuple[dict[tuple[str, int], Seen], int]:
+) -> tuple[dict[tuple[str, int], Evidence], int]:
     """For each node (site, channel) of `kept`, what was seen of it in `contexts`, and how many positions these have.
 
     Activations are those of the whole model, nothing ablated.
@@ -58,7 +58,7 @@ def watch(
             smallest[site].update(tokens, x)
             active[site] += (x != 0).sum((0, 1))
     seen = {
-        (site, channel): Seen(
+        (site, channel): Evidence(
             largest[site].windows(i), smallest[site].windows(i), float(active[site][i]) / max(1, n_positions)
         )
         for site, index in kept.items()
@@ -108,7 +108,7 @@ def _chosen(x: Tensor, best: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Run:
+class Recorded:
     """One runner, the model or the circuit, on the two prompts of a pair."""
 
     logits: Tensor
@@ -118,11 +118,11 @@ class Run:
 
 
 @torch.no_grad()
-def on_prompts(circuit: Circuit, tokens: Tensor, *, whole_model: bool) -> Run:
+def on_prompts(circuit: Circuit, tokens: Tensor, *, whole_model: bool) -> Recorded:
     """Run the whole model, or the circuit alone, on two prompts (2, position) that end where the answer is due."""
     assert circuit.model is not None
     heads = {site.rpartition(".")[0] for site in circuit.kept if site.endswith(("attn.q", "attn.k", "attn.v"))}
     sites = {*circuit.kept, *(f"{block}.{part}" for block in heads for part in "qk")}
     run = circuit.model.run if whole_model else circuit.run
     logits, recorded = run(tokens, record=sorted(sites))
-    return Run(logits[:, -1].float().cpu(), recorded)
+    return Recorded(logits[:, -1].float().cpu(), recorded)

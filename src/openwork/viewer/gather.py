@@ -14,7 +14,7 @@ from openwork.errors import UserError
 from openwork.explain.contexts import corpus_contexts
 from openwork.model import FINAL_SITE, Transformer, parse_node
 from openwork.tasks import Pairs, Task
-from openwork.viewer.evidence import Run, Seen, on_prompts, watch
+from openwork.viewer.evidence import Evidence, Recorded, on_prompts, watch
 from openwork.viewer.payload import (
     VERSION,
     Answers,
@@ -85,7 +85,12 @@ def _check_belong(circuit: Circuit, task: Task, card: Card | None, model: Transf
 
 
 def _node_view(
-    name: str, circuit: Circuit, model: Transformer, seen: dict[tuple[str, int], Seen], whole: Run, alone: Run
+    name: str,
+    circuit: Circuit,
+    model: Transformer,
+    seen: dict[tuple[str, int], Evidence],
+    whole: Recorded,
+    alone: Recorded,
 ) -> NodeView:
     d_head = model.config.d_head
     site, index = parse_node(name, d_head)
@@ -113,8 +118,8 @@ def _heads(nodes: Iterable[NodeView]) -> list[tuple[int, int]]:
     return sorted({(node.layer, node.head) for node in nodes if node.head is not None})
 
 
-def _head_view(model: Transformer, layer: int, head: int, whole: Run, alone: Run) -> HeadView:
-    def pattern(run: Run) -> list[list[list[float]]]:
+def _head_view(model: Transformer, layer: int, head: int, whole: Recorded, alone: Recorded) -> HeadView:
+    def pattern(run: Recorded) -> list[list[list[float]]]:
         q, k = run.activations[f"{layer}.attn.q"], run.activations[f"{layer}.attn.k"]
         with torch.no_grad():
             return model.attention_pattern(layer, q, k)[:, head].tolist()
@@ -140,7 +145,7 @@ def _circuit_view(circuit: Circuit) -> CircuitView:
 
 
 def _task_view(
-    task: Task, pair: Pairs, tokens: Tensor, circuit: Circuit, model: Transformer, whole: Run, alone: Run
+    task: Task, pair: Pairs, tokens: Tensor, circuit: Circuit, model: Transformer, whole: Recorded, alone: Recorded
 ) -> TaskView:
     rights, wrongs = pair.right[0].tolist(), pair.wrong[0].tolist()
     of_whole = _answers(whole, rights, wrongs, 1.0, 0.0)
@@ -158,7 +163,7 @@ def _task_view(
     return TaskView(task.name, task.description, task.hash, example, bias, bigram)
 
 
-def _answers(run: Run, rights: list[int], wrongs: list[int], scale: float, shift: float) -> list[Answers]:
+def _answers(run: Recorded, rights: list[int], wrongs: list[int], scale: float, shift: float) -> list[Answers]:
     """Probabilities of the answers; the shift speaks for A, which is right for member 0 and wrong for member 1."""
     found = []
     for i, (right, wrong) in enumerate(zip(rights, wrongs, strict=True)):
