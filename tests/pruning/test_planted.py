@@ -283,6 +283,12 @@ def test_no_searches_and_a_target_that_is_no_number_are_refused_before_any_work(
         prune_to_targets(model, PlantedTask(), [0.7, float("nan")])
 
 
+@pytest.mark.parametrize("setting", [{"k_coefs": (1e300,)}, {"edge_prices": (1e300,)}, {"learning_rate": 1e300}])
+def test_settings_too_large_for_a_float_are_told(model, setting):
+    with pytest.raises(UserError, match="gates are not finite any more .* lower prune.k_coefs"):
+        prune(model, PlantedTask(), config=replace(QUICK, **setting))
+
+
 def test_baselines_need_more_than_the_search(model):
     rows = {row["method"]: row for row in baselines(model, PlantedTask(), config=QUICK)}
     assert set(rows) == {"attribution", "magnitude", "random"}

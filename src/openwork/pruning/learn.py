@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.compact import Compact
 from openwork.pruning.config import PruneConfig
@@ -60,7 +61,11 @@ def learn(
     total: int,
     report: Callable[[Trials, Tensor, Tensor], None],
 ) -> Trials:
-    """`trials` after `steps` more of `total`; `weights` (gates,) says how many prices each gate costs."""
+    """`trials` after `steps` more of `total`; `weights` (gates,) says how many prices each gate costs.
+
+    Raises:
+        UserError: the settings are so large that taus are not finite any more.
+    """
     price = torch.tensor(trials.k_coef)[:, None] * weights
     draw = torch.Generator().manual_seed(trials.seed[0] * total + trials.step)
     for _ in range(steps):
@@ -71,6 +76,11 @@ def learn(
         (gradient,) = torch.autograd.grad(loss.sum() + (price * gate).sum(), tau)
         trials = _adamw(trials, gradient, price + EPS, config, total)
         report(trials, loss.detach(), gate.detach())
+    if not trials.tau.isfinite().all():
+        raise UserError(
+            f"gates are not finite any more at step {trials.step}, with prices up to {max(trials.k_coef):g} and "
+            f"prune.learning_rate {config.learning_rate:g}; lower prune.k_coefs, edge_prices or learning_rate"
+        )
     return trials
 
 
