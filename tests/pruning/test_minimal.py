@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tests.pruning.planted import PlantedTask, planted_model
 
+from openwork.model import node_sites
 from openwork.pruning import search
 from openwork.pruning.calibration import SCALE_PRICE, calibrate, calibrated_losses
 from openwork.pruning.gates import StepGate, gate_of_node
+from openwork.pruning.judge import CheckedJudge, Judge
 from openwork.pruning.minimal import EXACT, _first_reaching, _in_turn, eliminate, fewest, roughly
+from openwork.pruning.problem import ablation_values
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
 
@@ -46,10 +49,11 @@ def test_calibration_finds_a_shift_and_does_not_run_off_with_the_scale():
     assert float(calibrated_losses(noise)) <= math.log(2) + 0.01
 
 
-def test_calibration_finds_the_logistic_regression():
+@pytest.mark.parametrize("offset", [0, -17, 20])
+def test_calibration_finds_the_logistic_regression(offset):
     """An independent reference: L-BFGS on the same loss; scales below 1, where no price is paid."""
     draw = torch.Generator().manual_seed(0)
-    d = 4 * torch.randn(3, 300, 2, generator=draw, dtype=torch.float64) + torch.tensor([3.0, -1.0])
+    d = 4 * torch.randn(3, 300, 2, generator=draw, dtype=torch.float64) + torch.tensor([3.0, -1.0]) + offset
     scale, shift = calibrate(d)
     for i in range(3):
         free = torch.tensor([0.1, 0.0], dtype=torch.float64, requires_grad=True)
@@ -66,11 +70,11 @@ def test_calibration_finds_the_logistic_regression():
         torch.testing.assert_close(torch.stack([scale[i], shift[i]]), free.detach(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_calibration_ends_where_loss_and_price_together_are_least(seed):
+@pytest.mark.parametrize(("seed", "offset"), [(0, 0), (1, 0), (2, -17), (3, 100)])
+def test_calibration_ends_where_loss_and_price_together_are_least(seed, offset):
     """Of answers that are all right: the loss alone would want an infinite scale."""
     apart = torch.rand(20, 2, generator=torch.Generator().manual_seed(seed)).double() + 0.1
-    differences = apart * torch.tensor([1.0, -1.0])
+    differences = apart * torch.tensor([1.0, -1.0]) + offset
     scale, shift = calibrate(differences)
     log_scale, shift = float(scale.log()), float(shift)
 
@@ -205,67 +209,58 @@ def test_of_each_seed_the_smallest_large_starts_are_cleaned_up_and_all_small_one
     ]
 
 
-@pytest.mark.parametrize("smallest", [2, 3])
-def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch, smallest):
-    """Edges 0, 1, 2 do the task, and 3, 4, 5; and so, a little better, do 2 and 3, of which each circuit has one.
+def checked_by_nothing(monkeypatch):
+    """Let `smallest` judge on the fixed pairs alone."""
+    monkeypatch.setattr(search, "CheckedJudge", lambda judge, others, most: judge)
+    return SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None, validation=None)
 
-    Whether the validation pairs agree on that decides.
-    """
+
+def built(problem, judge, edge, seed):
+    return SimpleNamespace(seed=seed, edges=range(int(edge.sum())), reached=True)
+
+
+def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch):
+    """Edges 0, 1, 2 do the task, and 3, 4, 5; and so, a little better, do 2 and 3, of which each circuit has one."""
     does = [{0, 1, 2}, {3, 4, 5}, {2, 3}]
 
     def losses_of(edges):
         open_edges = [set(row.nonzero().flatten().tolist()) for row in edges]
         return torch.tensor([0.01 * len({2, 3} - row) + (not any(one <= row for one in does)) for row in open_edges])
 
-    def built(problem, judge, edge, seed):
-        n = int(edge.sum())
-        return SimpleNamespace(seed=seed, edges=range(n), nodes=(), losses={"circuit": 0.0}, reached=n >= smallest)
-
     universe = SimpleNamespace(source=torch.arange(6), target=torch.arange(6, 12), supplied=lambda edge: edge)
     judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(6))
-    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None)
+    problem: Any = checked_by_nothing(monkeypatch)
     monkeypatch.setattr(search, "build", built)
     starts = [search.Start(0, torch.tensor(row)) for row in ([1.0, 1, 1, 0, 0, 0], [0.0, 0, 0, 1, 1, 1])]
     found = search.smallest(problem, judge, starts)
-    assert min(len(one.edges) for one in found if one.reached) == smallest
-    assert min(len(one.edges) for one in found) == 2
-    # what is larger than one that reaches the target is not made; what is smaller and does not is tried at each aim
-    assert len(found) == {2: 1, 3: 8}[smallest]
-
-
-def test_what_fails_on_the_validation_pairs_is_cleaned_up_to_less_whatever_others_reach(monkeypatch):
-    """Of seed 0 a small circuit does the task at the second aim only, of seed 1 a large one does at once."""
-    aims: list[tuple[int, int, float]] = []
-
-    def cleaned_up(problem, judge, start, aim, by=eliminate):
-        if by is eliminate:
-            aims.append((start.seed, int(start.edge.sum()), aim))
-        return replace(start, edge=start.edge * (torch.arange(9) < int(start.edge.sum()) - (aim == 1)))
-
-    def built(problem, judge, edge, seed):
-        n = int(edge.sum())
-        return SimpleNamespace(seed=seed, edges=range(n), nodes=(), losses={}, reached=n in (3, 8))
-
-    monkeypatch.setattr(search, "_cleaned_up", cleaned_up)
-    monkeypatch.setattr(search, "build", built)
-    judge: Any = SimpleNamespace(universe=SimpleNamespace(supplied=lambda edge: edge))
-    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1), report=lambda line: None)
-    starts = [search.Start(seed, (torch.arange(9) < n).float()) for seed, n in ((0, 3), (0, 7), (1, 9))]
-    found = search.smallest(problem, judge, starts)
-    assert {(c.seed, len(c.edges)) for c in found if c.reached} == {(0, 3), (1, 8)}
-    assert {aim for *_, aim in aims} == {1.0, 0.9}
-    assert [aim for *start, aim in aims if start == [1, 9]] == [1.0]
+    assert [len(one.edges) for one in found] == [2]  # what is larger is not made
 
 
 def test_every_seed_has_a_circuit_however_small_that_of_another_is(monkeypatch):
-    monkeypatch.setattr(
-        search,
-        "build",
-        lambda problem, judge, edge, seed: SimpleNamespace(seed=seed, edges=range(int(edge.sum())), reached=True),
-    )
-    judge: Any = SimpleNamespace(universe=SimpleNamespace(supplied=lambda edge: edge))
-    problem: Any = None
+    problem: Any = checked_by_nothing(monkeypatch)
+    monkeypatch.setattr(search, "build", built)
+    monkeypatch.setattr(search, "_promising", lambda problem, judge, starts: starts)
+    monkeypatch.setattr(search, "_cleaned_up", lambda problem, judge, start: start)
     starts = [search.Start(seed, (torch.arange(5) < n).float()) for seed, n in ((0, 1), (1, 3), (0, 2))]
-    found = search._with_circuits_of(starts, [], problem, judge)
+    judge: Any = None
+    found = search.smallest(problem, judge, starts)
     assert [(one.seed, len(one.edges)) for one in found] == [(0, 1), (1, 3)]
+
+
+def test_a_checked_judge_tells_the_worse_of_two_losses_that_share_a_calibration():
+    """The other pairs are asked only where the first loss is low enough."""
+    task, model = PlantedTask(), planted_model(decoys=True)
+    values, pairs, others = ablation_values(model, "mean"), task.pairs("train", 3), task.pairs("validation", 40)
+    universe = Universe.of(model, {site: torch.arange(width) for site, width in node_sites(model.config).items()})
+    draw = torch.Generator().manual_seed(0)
+    edges = (torch.rand(40, universe.n_edges, generator=draw) < torch.linspace(0.5, 1, 40)[:, None]).float()
+    judge = Judge(model, universe, values, pairs)
+    scale, shift = (x[:, None, None] for x in calibrate(judge.differences(edges)))
+    of_others = Pairs.losses(scale * Judge(model, universe, values, others).differences(edges) + shift).float()
+    own, most = judge.losses(edges), 0.65
+    checked = CheckedJudge(judge, others, most)
+    assert (own <= most).any() and (own > most).any() and (of_others > own)[own <= most].any()
+    torch.testing.assert_close(checked.losses(edges), torch.where(own <= most, own.maximum(of_others), own))
+    inner, edge, _ = checked.within(edges[-1])
+    torch.testing.assert_close(inner.losses(edge[None]), checked.losses(edges[-1:]), atol=1e-5, rtol=0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.model import Transformer
-from openwork.pruning.calibration import calibrated_losses
+from openwork.pruning.calibration import calibrate, calibrated_losses
 from openwork.pruning.compact import Compact
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
@@ -57,6 +57,29 @@ class Judge:
         number here of each edge there."""
         part, _, edges = self.universe.part(self.model, self.universe.ends(edge[None])[0])
         return Judge(self.model, part, self.values, self.pairs), edge[edges], edges.nonzero().squeeze(1)
+
+
+class CheckedJudge(Judge):
+    """Judges by the worse of two losses: on `pairs`, on which circuits are calibrated, and, so calibrated, on others.
+
+    The others are not run where the first loss is above `most` nats already: it is told alone then.
+    """
+
+    def __init__(self, judge: Judge, others: Pairs, most: float) -> None:
+        super().__init__(judge.model, judge.universe, judge.values, judge.pairs)
+        self.others, self.most = Judge(judge.model, judge.universe, judge.values, others), most
+
+    def losses(self, edge: Tensor) -> Tensor:
+        differences = self.differences(edge)
+        scale, shift = (x[:, None, None].to(differences) for x in calibrate(differences))
+        losses = Pairs.losses(scale * differences + shift).float()
+        low = (losses <= self.most).nonzero().squeeze(1)
+        of_others = Pairs.losses(scale[low] * self.others.differences(edge[low]) + shift[low]).float()
+        return losses.index_put((low,), losses[low].maximum(of_others))
+
+    def within(self, edge: Tensor) -> tuple[Judge, Tensor, Tensor]:
+        judge, inner, places = super().within(edge)
+        return CheckedJudge(judge, self.others.pairs, self.most), inner, places
 
 
 def _first_difference(edge: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from openwork.pruning.attribution import influence, integrated_gradients, split_
 from openwork.pruning.calibration import calibrated_losses
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.halving import learn_edges, learn_nodes
-from openwork.pruning.judge import Judge
+from openwork.pruning.judge import CheckedJudge, Judge
 from openwork.pruning.minimal import EXACT, eliminate, roughly
 from openwork.pruning.problem import QUICK_PAIRS, Problem, Report, ablation_values, build, frozen
 from openwork.pruning.universe import Universe
@@ -33,8 +33,6 @@ N_LARGE = 2
 """Starts of a seed that are cleaned up to the end even where they are large, if not ..."""
 TOO_LARGE = 1.5
 """... so many times larger than the smallest."""
-AIMS = (1.0, 0.9, 0.8, 0.65)
-"""Fractions of the target to clean up to, on the fixed pairs, until the validation pairs reach it too."""
 
 
 def prune(
@@ -71,6 +69,7 @@ def prune(
             if any(circuit.reached for circuit in found):
                 break
             found += smallest(problem, problem.judge(larger, judge.pairs), [Start(seed, torch.ones(larger.n_edges))])
+        found += [build(problem, judge, s.edge, s.seed) for s in starts if not any(c.seed == s.seed for c in found)]
     tried = tuple(_told(min((c for c in found if c.seed == s), key=rank)) for s in dict.fromkeys(of_nodes.seed))
     return replace(min(found, key=rank), tried=tried)
 
@@ -109,43 +108,27 @@ class Start:
 def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circuit]:
     """Locally minimal circuits within the most promising of `starts`, and within unions of these circuits.
 
-    Two circuits that do the task by partly different edges together hold a third, often smaller than both. What does
-    the task on the fixed pairs and not on the validation pairs is cleaned up again, to less, unless its seed has a
-    smaller circuit that does.
+    Two circuits that do the task by partly different edges together hold a third, often smaller than both. They reach
+    the target both on the fixed pairs and on the validation pairs, and without any edge or node on one of them do not.
     """
-    left, circuits = _promising(problem, judge, starts), []
-    for aim in AIMS:
-        pairs = [(start, end) for start in left if (end := _cleaned_up(problem, judge, start, aim))]
-        ends = _different(end for _, end in pairs)
-        best = ends[:1]
-        for other in ends[1:]:
-            union = replace(best[-1], edge=torch.maximum(best[-1].edge, other.edge))
-            if (child := _cleaned_up(problem, judge, union, aim)) and _n_edges(child) < _n_edges(best[-1]):
-                pairs.append((union, child))
-                best.append(child)
-        circuits = _with_circuits_of(_different(end for _, end in pairs), circuits, problem, judge)
-        reached = [c for c in circuits if c.reached]
-        left = [
-            start
-            for start, end in pairs
-            if not any(c.seed == end.seed and len(c.edges) <= _n_edges(end) for c in reached)
-        ]
-    return _with_circuits_of(starts, circuits, problem, judge)
+    judge = CheckedJudge(judge, problem.validation, problem.config.target)
+    cleaned = (_cleaned_up(problem, judge, start) for start in _promising(problem, judge, starts))
+    ends = _different(end for end in cleaned if end)
+    best = ends[:1]
+    for other in ends[1:]:
+        union = replace(best[-1], edge=torch.maximum(best[-1].edge, other.edge))
+        if (child := _cleaned_up(problem, judge, union)) and _n_edges(child) < _n_edges(best[-1]):
+            best.append(child)
+    circuits: list[Circuit] = []
+    for end in _different((*ends, *best)):
+        if not any(c.reached and c.seed == end.seed and len(c.edges) < _n_edges(end) for c in circuits):
+            circuits.append(build(problem, judge, end.edge, end.seed))
+    return circuits
 
 
 def _different(ends: Iterable[Start]) -> list[Start]:
     """Each of `ends` once, the smallest first."""
     return sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
-
-
-def _with_circuits_of(starts: list[Start], circuits: list[Circuit], problem: Problem, judge: Judge) -> list[Circuit]:
-    """`circuits` and those of `starts`, but of none with more edges than one of its seed that reaches the target."""
-    found = list(circuits)
-    edges = judge.universe.supplied(torch.stack([start.edge for start in starts])).sum(1) if starts else []
-    for n, start in sorted(zip(edges, starts, strict=True), key=lambda pair: float(pair[0])):
-        if not any(c.reached and c.seed == start.seed and len(c.edges) < n for c in found):
-            found.append(build(problem, judge, start.edge, start.seed))
-    return found
 
 
 def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Start]:
@@ -154,7 +137,7 @@ def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Star
     That is, smallest once roughly cleaned up. To try every edge of all of these would cost most of the time, and brings
     hardly ever a larger one ahead of a smaller one.
     """
-    rough = [(end, start) for start in starts if (end := _cleaned_up(problem, judge, start, 1.0, by=roughly))]
+    rough = [(end, start) for start in starts if (end := _cleaned_up(problem, judge, start, by=roughly))]
     rough.sort(key=lambda pair: _n_edges(pair[0]))
     kept: dict[int, list[Start]] = {start.seed: [] for start in starts}
     least = {end.seed: _n_edges(end) for end, _ in reversed(rough)}
@@ -169,18 +152,16 @@ def _n_edges(start: Start) -> float:
     return float(start.edge.sum())
 
 
-def _cleaned_up(
-    problem: Problem, judge: Judge, start: Start, aim: float, by: Callable[..., Tensor] = eliminate
-) -> Start | None:
-    """What is left of `start` at `aim` times the target; None if it does not reach that itself."""
+def _cleaned_up(problem: Problem, judge: Judge, start: Start, by: Callable[..., Tensor] = eliminate) -> Start | None:
+    """What is left of `start` at the target; None if it does not reach that itself."""
 
     def report(size: int, loss: float) -> None:
         problem.report({"phase": "clean up", "seed": start.seed, "loss": loss, "size": size})
 
-    aim *= problem.config.target
-    if judge.losses(start.edge[None])[0] > aim:
+    target = problem.config.target
+    if judge.losses(start.edge[None])[0] > target:
         return None
-    return replace(start, edge=by(judge, start.edge, aim, report))
+    return replace(start, edge=by(judge, start.edge, target, report))
 
 
 def _told(circuit: Circuit) -> dict[str, Any]:
