@@ -234,11 +234,13 @@ def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larg
     fewer = replace(every, edges=every.edges[:-1])
 
     def larger_for_looser(*_, config, **__):
-        return replace(fewer if config.target < 0.2 else every, target=config.target, losses={"circuit": 0.05})
+        found = fewer if config.target < 0.2 else every
+        return replace(found, target=config.target, losses={"circuit": 0.05}, tried=({"target": config.target},))
 
     monkeypatch.setattr("openwork.pruning.curve.prune", larger_for_looser)
     circuits = prune_to_targets(model, PlantedTask(), [0.1, 0.3], config=QUICK)
     assert [(circuit.target, circuit.edges) for circuit in circuits] == [(0.1, fewer.edges), (0.3, fewer.edges)]
+    assert [circuit.tried[0]["target"] for circuit in circuits] == [0.1, 0.3]  # what was found for that target
 
 
 def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model):

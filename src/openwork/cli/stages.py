@@ -212,6 +212,8 @@ def prune(
     json_file: Json = None,
 ) -> None:
     """Find the circuit by which MODEL performs TASK; with --targets, one for each (OUT with the target in its name)."""
+    from dataclasses import replace
+
     from openwork import tasks as task_list
     from openwork.config import numbers_in, read_config
     from openwork.corpus import open_corpus
@@ -221,7 +223,7 @@ def prune(
     from openwork.training import corpus_means
 
     wanted = read_config(PruneConfig, config, settings or ())
-    if targets and wanted.target != PruneConfig.target and not with_baselines:
+    if targets and wanted.target != PruneConfig.target:
         raise UserError(f"target={wanted.target:g} and --targets {targets} ask for different things; leave one out")
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
     loaded = load_model(model)
@@ -232,7 +234,9 @@ def prune(
         save_means(loaded, model)
     with pruning_progress(console) as report:
         circuits = prune_to_targets(loaded, posed, losses, seed=seed, seeds=seeds, config=wanted, report=report)
-        compared = baselines(loaded, posed, seed=seed, config=wanted, report=report) if with_baselines else []
+        compared = []
+        for target in sorted(losses) if with_baselines else ():
+            compared += baselines(loaded, posed, seed=seed, config=replace(wanted, target=target), report=report)
     numbers = []
     for circuit in circuits:
         path = out if targets is None else out.with_name(f"{out.stem}-{circuit.target:g}{out.suffix}")
@@ -247,7 +251,7 @@ def prune(
         draw_curve(circuits, out.with_suffix(".png"))
         console.print(f"curve: {out.with_suffix('.png').resolve()}")
     if compared:
-        print_rows(f"without a search, at loss {wanted.target:g}", compared)
+        print_rows("without a search", compared)
     told = numbers[0] if targets is None else {"circuits": numbers}
     write_json(json_file, {**told, "baselines": compared} if compared else told)
 

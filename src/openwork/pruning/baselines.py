@@ -14,7 +14,7 @@ from torch import Tensor
 from openwork.model import Transformer
 from openwork.pruning.attribution import integrated_gradients, magnitude, split_by_site
 from openwork.pruning.config import PruneConfig
-from openwork.pruning.judge import Judge
+from openwork.pruning.judge import CheckedJudge, Judge
 from openwork.pruning.minimal import fewest
 from openwork.pruning.problem import Problem, Report, ablation_values, frozen
 from openwork.pruning.universe import Universe
@@ -29,8 +29,8 @@ def baselines(
     config: PruneConfig | None = None,
     report: Report = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """For attribution (integrated gradients), magnitude and a random order: nodes, edges and loss, on the pairs on
-    which `prune` cleans up; all nodes, and ``reached`` false, where even those do not reach the target."""
+    """For attribution (integrated gradients), magnitude and a random order: nodes, edges and loss, judged as `prune`
+    does; all nodes, and ``reached`` false, where even those do not reach the target."""
     config = config or PruneConfig()
     problem = Problem(model, task, ablation_values(model, config.ablation), config, report)
     with frozen(model):
@@ -53,7 +53,8 @@ def _needed(problem: Problem, ranking: Tensor, pairs: Pairs, name: str) -> dict[
 
     def judged(is_open: Tensor) -> tuple[Judge, Tensor]:
         universe = Universe.of(problem.model, split_by_site(problem.model, is_open > 0))
-        return problem.judge(universe, pairs), torch.ones(1, universe.n_edges)
+        judge = CheckedJudge(problem.judge(universe, pairs), problem.validation, problem.config.target)
+        return judge, torch.ones(1, universe.n_edges)
 
     def losses_of(is_open: Tensor) -> Tensor:
         judge, edge = judged(is_open[0])
@@ -66,4 +67,5 @@ def _needed(problem: Problem, ranking: Tensor, pairs: Pairs, name: str) -> dict[
     loss = float(judge.losses(edge))
     edge = judge.universe.supplied(edge)
     nodes, edges = int(judge.universe.ends(edge).sum()), int(edge.sum())
-    return {"reached": length <= len(ranking), "loss": loss, "nodes": nodes, "edges": edges}
+    reached = length <= len(ranking)
+    return {"target": problem.config.target, "reached": reached, "loss": loss, "nodes": nodes, "edges": edges}
