@@ -15,6 +15,8 @@ from openwork.tasks.templates import SPLITS, Candidate, Form, Split, Words, draw
 MEND = "use another task, or a tokenizer with a larger vocabulary or learnt from Python code"
 TRIALS = 16
 """Pairs on which a template is tried, with the words of each split that it serves."""
+LINTED = 64
+"""As many where the user asks for its faults."""
 NEEDED = 2
 """Of these, pairs without fault that a template needs to be used."""
 FEWEST_NAMES = 8
@@ -87,14 +89,30 @@ def template_faults(form: Form, words: dict[Split, Words], linter: Linter) -> di
     faults = {}
     for split in SPLITS:
         for template in form.of(split):
-            random = Random(template)
-            pairs = [draw(template, form.answers, words[split], random) for _ in range(TRIALS)]
-            found = [fault if isinstance(fault, str) else linter.unstable(fault) for fault in linter(pairs)]
-            bad = [(pair, fault) for pair, fault in zip(pairs, found, strict=True) if fault]
+            bad = [fault for _, fault in _tried(template, form, words[split], linter, TRIALS) if fault]
             if len(bad) > TRIALS - NEEDED:
-                pair, fault = bad[0]
-                faults[template] = f"{_quoted(pair)} {fault}"
+                faults[template] = bad[0]
     return faults
+
+
+def linted_templates(form: Form, words: dict[Split, Words], linter: Linter) -> list[tuple[str, str, str]]:
+    """Each template with the splits that it serves and its faults in words: of how many pairs, and of the first."""
+    linted = []
+    for splits, templates in ((("train", "validation"), form.templates), (("held_out",), form.held_out)):
+        for template in templates:
+            tried = [found for split in splits for found in _tried(template, form, words[split], linter, LINTED)]
+            bad = [fault for _, fault in tried if fault]
+            fault = f"{len(bad)} of {len(tried)} pairs have faults, the first {bad[0]}" if bad else ""
+            linted.append((template, ", ".join(splits), fault))
+    return linted
+
+
+def _tried(template: str, form: Form, words: Words, linter: Linter, n: int) -> list[tuple[Candidate, str]]:
+    """`n` pairs of `template`, each with its fault in words, empty where there is none."""
+    random = Random(template)
+    pairs = [draw(template, form.answers, words, random) for _ in range(n)]
+    faults = [fault if isinstance(fault, str) else linter.unstable(fault) for fault in linter(pairs)]
+    return [(pair, fault and f"{_quoted(pair)} {fault}") for pair, fault in zip(pairs, faults, strict=True)]
 
 
 def _quoted(pair: Candidate) -> str:
