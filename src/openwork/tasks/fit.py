@@ -96,14 +96,27 @@ def template_faults(form: Form, words: dict[Split, Words], linter: Linter) -> di
 
 
 def linted_templates(form: Form, words: dict[Split, Words], linter: Linter) -> list[tuple[str, str, str]]:
-    """Each template with the splits that it serves and its faults in words: of how many pairs, and of the first."""
-    linted = []
-    for splits, templates in ((("train", "validation"), form.templates), (("held_out",), form.held_out)):
+    """Each template with the splits that it serves and its faults in words.
+
+    They are those of its pairs (how many, and the first), and what it shares with another split.
+    """
+    linted: list[tuple[str, str, str]] = []
+    drawn: dict[str, Split] = {}
+    """The split for which a prompt was drawn first."""
+    for splits, templates in ((SPLITS[:2], form.templates), (SPLITS[2:], form.held_out)):
         for template in templates:
-            tried = [found for split in splits for found in _tried(template, form, words[split], linter, LINTED)]
-            bad = [fault for _, fault in tried if fault]
-            fault = f"{len(bad)} of {len(tried)} pairs have faults, the first {bad[0]}" if bad else ""
-            linted.append((template, ", ".join(splits), fault))
+            tried = [(s, *found) for s in splits for found in _tried(template, form, words[s], linter, LINTED)]
+            bad = [fault for _, _, fault in tried if fault]
+            faults = [f"{len(bad)} of {len(tried)} pairs have faults, the first {bad[0]}"] if bad else []
+            twice = [
+                f"the prompt {prompt!r} is drawn for {drawn[prompt]} and for {split}; it may serve one split"
+                for split, pair, _ in tried
+                for prompt in pair.prompts
+                if drawn.setdefault(prompt, split) != split
+            ]
+            if "held_out" in splits and template in form.templates:
+                twice = ["it stands in templates too; held_out needs other shapes"]
+            linted.append((template, ", ".join(splits), "; ".join(faults + twice[:1])))
     return linted
 
 
