@@ -105,7 +105,11 @@ def linted_templates(form: Form, words: dict[Split, Words], linter: Linter) -> l
     """The split for which a prompt was drawn first."""
     for splits, templates in ((SPLITS[:2], form.templates), (SPLITS[2:], form.held_out)):
         for template in templates:
-            tried = [(s, *found) for s in splits for found in _tried(template, form, words[s], linter, LINTED)]
+            tried: list[tuple[Split, Candidate, str]] = [
+                (split, pair, fault)
+                for split in splits
+                for pair, fault in _tried(template, form, words[split], linter, LINTED)
+            ]
             bad = [fault for _, _, fault in tried if fault]
             faults = [f"{len(bad)} of {len(tried)} pairs have faults, the first {bad[0]}"] if bad else []
             twice = [
