@@ -180,6 +180,25 @@ def test_the_profile_of_a_step_names_every_kernel_of_the_step():
     assert functions - {"_GELU"} <= named  # in training a GELU always comes with AbsTopK
 
 
+def test_quality_says_whether_the_main_tasks_hold():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fast_mode_quality.py"))
+    main, spread = dict.fromkeys(script["MAIN_TASKS"], 0.5), (0.0, 0.1)
+
+    def runs(**worse: float) -> list[dict]:
+        losses = {name: loss + worse.get(name, 0) for name, loss in {**main, "with_as": 0.5}.items()}
+        point = {"tokens": 1, "seconds": 1.0, "loss": 3.0}
+        return [
+            {"loss": 3.0, "seconds": 1.0, "validations": [point], "tasks": {n: x + s for n, x in losses.items()}}
+            for s in spread
+        ]
+
+    held = {
+        worse: [script["compare"](runs(), runs(**{worse: by}))[key] for key in ("tasks_hold", "main_tasks_hold")]
+        for worse, by in {"set_or_string": 0.09, "class_init": 0.11, "with_as": 0.11}.items()
+    }
+    assert held == {"set_or_string": [True, True], "class_init": [False, False], "with_as": [False, True]}
+
+
 REPORT = """
 # Overhead  Shared Object         Symbol
     50.00%  _native.so            [.] (anonymous namespace)::add_block<8>
