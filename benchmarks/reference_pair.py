@@ -4,8 +4,9 @@
 
 corpus -> both models -> weights rounded to bfloat16 -> `src/openwork/reference/` -> their circuits, with cards, for
 every task that each can do, one task a process -> the comparison (`openwork compare --no-search`) on the tasks that
-both can do. What is there is not made again, so that a run that was stopped goes on. On two cores the models take about
-two hours, and so do the circuits.
+both can do. What is there is not made again, so that a run that was stopped goes on: to make a model again, move
+`src/openwork/reference/sparse` or `.../dense` away, and WORK/sparse or WORK/dense if it is there. On two cores the
+models take about two hours, and so do the circuits.
 """
 
 from __future__ import annotations
@@ -112,17 +113,22 @@ def publish(side: str, trained: Path, corpus: Corpus) -> None:
     lines = [line for line in read_metrics(trained) if "validation_loss" in line]
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_card(model, corpus, out)
-    card = (out / "README.md").read_text().replace(f'"{out}"', f'openwork.models.path("reference-{side}")')
-    card = card.replace(", `training.png` the curves", "")
+    card = in_package((out / "README.md").read_text(), side, out)
     write_atomically(out / "README.md", card + note(side, measured, losses))
+
+
+def in_package(card: str, side: str, out: Path) -> str:
+    """The card of a model that was trained to `out`, as it is for the files that come with the package."""
+    card = card.replace(f'"{out}"', f'openwork.models.path("reference-{side}")')
+    return card.replace("has every step, `training.png` the curves", "has the steps that validated")
 
 
 def note(side: str, measured: dict, losses: dict) -> str:
     rows = "".join(f"| {task} | {row['loss']:.3f} | {row['held_out']:.3f} |\n" for task, row in losses.items())
     return (
-        f"\nThis is `reference-{side}`, made by `python benchmarks/reference_pair.py`. Its weights were "
-        f"rounded to bfloat16: validation loss {measured['validation_loss']:.4f}, before "
-        f"{measured['before_rounding']:.4f}. `metrics.jsonl` has the steps that validated.\n\n"
+        f"\nThis is `reference-{side}`, made by `python benchmarks/reference_pair.py`, which makes only what is not "
+        f"there: to make it again, move `src/openwork/reference/{side}` away first. Its weights were rounded to "
+        f"bfloat16: validation loss {measured['validation_loss']:.4f}, before {measured['before_rounding']:.4f}.\n\n"
         f"| task | loss | held-out templates |\n|---|---|---|\n{rows}"
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from openwork.errors import UserError
 from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model, pack, round_weights, save_model, unpack
 from openwork.pruning import load_circuit
+from openwork.training.card import TEMPLATE
 
 
 def test_a_sparse_model_comes_back_with_its_hash_also_where_a_zero_has_a_sign(tmp_path):
@@ -51,7 +54,7 @@ def test_values_that_are_not_numbers_keep_their_bits():
 @pytest.mark.parametrize("name", models.names())
 def test_the_reference_models_open_and_fit_what_their_files_say(name):
     directory = models.path(name)
-    assert sum(file.stat().st_size for file in directory.glob("*")) < 15e6
+    assert sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) < 15e6
     model = load_model(directory)
     about = json.loads((directory / "config.json").read_text())["about"]
     task = tasks.get("single_double_quote", model.tokenizer)
@@ -59,6 +62,19 @@ def test_the_reference_models_open_and_fit_what_their_files_say(name):
     with torch.no_grad():
         loss = float(pairs.losses(pairs.differences(model(pairs.flat))))
     assert loss == pytest.approx(about["tasks"]["single_double_quote"]["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("side", ["sparse", "dense"])
+def test_the_card_of_a_reference_model_is_what_the_script_writes(side):
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "reference_pair.py"))
+    directory = models.path(f"reference-{side}")
+    card, about = (directory / "README.md").read_text(), json.loads((directory / "config.json").read_text())["about"]
+    note = script["note"](side, about["measured"], about["tasks"])
+    assert card.endswith(note) and f"move `src/openwork/reference/{side}` away" in note
+    written = script["in_package"](TEMPLATE.replace("{path}", str(directory)), side, directory)
+    assert {line for line in written.splitlines() if "{" not in line} <= {*card.splitlines()}
+    kept = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert "has the steps that validated" in written and all("validation_loss" in line for line in kept)
 
 
 def test_the_reference_pair_has_about_the_same_validation_loss():

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from openwork import kernels
-from openwork.bench import attention, bench_inference, bench_training, products
+from openwork.bench import attention, bench_inference, bench_training, bench_twins, products, twins
 from openwork.bench.plain import plain_abs_topk, plain_operators, plain_stepper
 from openwork.bench.timing import interleave, times
 from openwork.bench.training import multiply_adds, stepper
@@ -133,6 +133,29 @@ def test_each_kernel_of_attention_is_timed_there_and_back(monkeypatch):
     assert {name for name in called if "attention" in name} == {"attention", "selected_attention"} | backward
 
 
+@pytest.mark.skipif(not kernels.native, reason="the kernels were not compiled here")
+def test_each_kernel_is_timed_beside_its_twin(monkeypatch):
+    called, call = [], library.call
+    monkeypatch.setattr(library, "call", lambda name, *others: called.append(name) or call(name, *others))
+    rows = {row["kernel"]: row for row in bench_twins(tokens=4, d_in=32, d_out=48, density=1 / 8, rounds=1)}
+    sparse = {"compress", "sparse product", "sparse product, way back", "sparse product, 20 x one token"}
+    passes = {f"{name}, both ways" for name in ("RMSNorm", "GELU", "cross-entropy")}
+    assert rows.keys() == sparse | passes | {"AbsTopK", "selection of weights", "Adam"}
+    assert all(row["ms"] > 0 and row["ms of the twin"] > 0 and row["times"] > 0 for row in rows.values())
+    there_and_back = {f"{name}{way}" for name in ("rms_norm", "gelu", "cross_entropy") for way in ("", "_backward")}
+    products = {"compress", "sparse_linear", "sparse_linear_backward", "sparse_vector"}
+    assert {*called} == products | there_and_back | {"abs_topk", "keep_topk", "adam_step"}
+
+
+def test_a_kernel_and_its_twin_do_the_same():
+    random = torch.Generator().manual_seed(0)
+    x, y, weight = (torch.randn(n, generator=random) for n in ((4, 32), (4, 48), (48, 32)))
+    sparse = weight * (weight > 1)
+    for kernel, twin in [*twins._products(x, y, sparse).values(), *twins._passes(y).values()]:
+        found, wanted = ([] if result is None else list(result) for result in (kernel(), twin()))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 SIZES = [
     ("infer", "--rounds", "0"),
     ("kernels", "--rounds", "0"),
@@ -155,6 +178,25 @@ def test_the_profile_of_a_step_names_every_kernel_of_the_step():
     }
     assert "_Together" in functions
     assert functions - {"_GELU"} <= named  # in training a GELU always comes with AbsTopK
+
+
+def test_quality_says_whether_the_main_tasks_hold():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fast_mode_quality.py"))
+    main, spread = dict.fromkeys(script["MAIN_TASKS"], 0.5), (0.0, 0.1)
+
+    def runs(**worse: float) -> list[dict]:
+        losses = {name: loss + worse.get(name, 0) for name, loss in {**main, "with_as": 0.5}.items()}
+        point = {"tokens": 1, "seconds": 1.0, "loss": 3.0}
+        return [
+            {"loss": 3.0, "seconds": 1.0, "validations": [point], "tasks": {n: x + s for n, x in losses.items()}}
+            for s in spread
+        ]
+
+    held = {
+        worse: [script["compare"](runs(), runs(**{worse: by}))[key] for key in ("tasks_hold", "main_tasks_hold")]
+        for worse, by in {"set_or_string": 0.09, "class_init": 0.11, "with_as": 0.11}.items()
+    }
+    assert held == {"set_or_string": [True, True], "class_init": [False, False], "with_as": [False, True]}
 
 
 REPORT = """

@@ -243,7 +243,7 @@ def test_the_embedding_is_trained_by_the_exact_method_throughout(tied):
     )
 
 
-def test_memory_of_the_optimiser_follows_the_non_zeros():
+def test_memory_of_the_optimiser_follows_the_non_zeros_of_all_matrices_but_the_embedding():
     model, optimizer = run("fast", 4, 9)
     kept = sum(int(model.get_parameter(name).count_nonzero()) for name in optimizer.places)
     assert optimizer.exp_avg.shape == optimizer.exp_avg_sq.shape == (2 * kept,)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,46 @@ def test_a_template_with_a_fault_is_named(tmp_path: Path, idioms_tokenizer: Toke
     assert len(faults) == 3
     assert "tokens; they must be as long" in faults[0]
     assert faults[1:] == ["", ""]
+
+
+def test_a_template_few_of_whose_pairs_have_no_fault_is_named_with_their_share(
+    tmp_path: Path, idioms_tokenizer: Tokenizer
+) -> None:
+    """A task is made of these few, without a word."""
+    path = tmp_path / "own.py"
+    path.write_text(PYTHON.replace(r"""<'|\">$text1<?>""", r"""<'$text1|\"$text2> $noun1<?>""", 1))
+    assert all("assert" not in a for a, _ in tasks.get(str(path), idioms_tokenizer).pairs("train", 64).prompts)
+    first, second = (row["fault"] for row in lint_task(str(path), idioms_tokenizer))
+    assert second == ""
+    said = re.match(r"(\d+) of 128 pairs have faults, the first in the pair .* tokens; they must be as long", first)
+    assert said and 64 < int(said[1]) < 120, first
+
+
+def test_a_template_that_is_held_out_too_is_named(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(PYTHON.replace("assert ", "$name1 = "))
+    faults = [row["fault"] for row in lint_task(str(path), idioms_tokenizer)]
+    assert faults == ["", "it stands in templates too; held_out needs other shapes"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "said"),
+    [
+        ("num", ["is drawn for train and for validation", "is drawn for train and for held_out"]),
+        ("noun", ["", "is drawn for validation and for held_out"]),
+    ],
+)
+def test_a_prompt_of_two_splits_is_named(
+    slot: str, said: list[str], tmp_path: Path, idioms_tokenizer: Tokenizer
+) -> None:
+    """Numbers are of all splits, nouns of validation and held-out; the second template is the first in other words."""
+    path = tmp_path / "own.py"
+    first, second = (rf"""print(<'|\">${slot}{i}<?>""" for i in (1, 2))
+    text = PYTHON.replace(r"""$name1 = $verb1(<'|\">$text1<?>""", first)
+    path.write_text(text.replace(r"""assert $verb1(<'|\">$text1<?>""", second))
+    faults = [row["fault"] for row in lint_task(str(path), idioms_tokenizer)]
+    assert "pairs have faults" not in "".join(faults)
+    assert all(bool(words) == bool(fault) and words in fault for words, fault in zip(said, faults, strict=True)), faults
 
 
 def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from openwork import tasks
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
+from openwork.tasks.templates import words_of
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -25,6 +27,19 @@ def test_a_twin_has_the_same_prompts_and_two_unrelated_answers(name: str, idioms
         assert a != b
         assert nonsense.wrong.equal(nonsense.right.flip(1))
         assert not {a, b} & {*real.right.flatten().tolist(), *real.tokens.flatten().tolist()}
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_the_answers_are_in_no_pair_whatever_the_seed(name: str, idioms_tokenizer: Tokenizer) -> None:
+    twin = tasks.get(f"{name}~nonsense", idioms_tokenizer)
+    assert twin.instead
+    for seed in range(1, 4):
+        for split in tasks.SPLITS:
+            assert not torch.isin(twin.pairs(split, 128, seed).tokens, torch.tensor(twin.instead)).any()
+    answers = [text.strip() for text in idioms_tokenizer.tokens(twin.instead)]
+    texts = [text for form in tasks.forms_of(name)[1] for text in (*form.templates, *form.held_out)]
+    words = [word for split in tasks.SPLITS for kind in vars(words_of(split)).values() for word in kind]
+    assert not any(answer in text.lower() for answer in answers for text in (*texts, *words))
 
 
 def test_a_twin_is_the_same_each_time_and_has_no_twin(idioms_tokenizer: Tokenizer) -> None:

@@ -36,6 +36,12 @@ def test_a_task_that_does_not_suit_says_so(poor_tokenizer: Tokenizer) -> None:
     assert "does not suit this tokenizer" in notes["single_double_quote"]
 
 
+def test_templates_that_are_left_out_are_counted(tmp_path: Path, idioms_tokenizer: Tokenizer) -> None:
+    (tmp_path / "own.py").write_text(PYTHON.replace('templates=("', 'templates=("<a b|c> = $name1($name2<?>\\n", "'))
+    (row,) = try_tasks(small_model(idioms_tokenizer), [str(tmp_path / "own.py")], n=4)
+    assert row["note"] == "templates left out: 1" and row["loss"] > 0
+
+
 def test_loss_and_accuracy_are_those_of_the_pairs(idioms_tokenizer: Tokenizer) -> None:
     model, task = small_model(idioms_tokenizer).requires_grad_(False), tasks.get("class_init", idioms_tokenizer)
     (row,) = try_tasks(model, ["class_init"], n=32)

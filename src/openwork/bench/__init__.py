@@ -4,5 +4,14 @@ from openwork.bench.attention import bench_attention
 from openwork.bench.inference import bench_inference
 from openwork.bench.products import bench_kernels, bench_topk, crossovers
 from openwork.bench.training import bench_training
+from openwork.bench.twins import bench_twins
 
-__all__ = ["bench_attention", "bench_inference", "bench_kernels", "bench_topk", "bench_training", "crossovers"]
+__all__ = [
+    "bench_attention",
+    "bench_inference",
+    "bench_kernels",
+    "bench_topk",
+    "bench_training",
+    "bench_twins",
+    "crossovers",
+]

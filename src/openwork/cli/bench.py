@@ -78,14 +78,16 @@ def bench_kernels_command(
     rounds: Rounds = 7,
     json_file: Json = None,
 ) -> None:
-    """Sparse products and attention: times faster than PyTorch by shape and density, and from which density on."""
-    from openwork.bench import bench_attention, bench_kernels, crossovers
+    """Each kernel beside its twin; products and attention by shape and density, and from which density on they win."""
+    from openwork.bench import bench_attention, bench_kernels, bench_twins, crossovers
 
     rows, attention = bench_kernels(tokens, rounds), bench_attention(tokens, rounds=rounds)
     numbers = {"tokens": tokens, "kernels": rows, "crossovers": crossovers(rows), "attention": attention}
+    numbers["twins"] = bench_twins(tokens, rounds=rounds)
     print_rows("times faster than dense", [in_short({**row, "twin": row.get("twin", "")}, "density") for row in rows])
     print_rows("wins from this density on", [in_short(row, "exact", "fast") for row in numbers["crossovers"]])
     print_rows("attention, times faster than PyTorch's", [in_short(row, "kept") for row in attention])
+    print_rows("each kernel and its twin in plain PyTorch", numbers["twins"])
     print(json.dumps(numbers))
     write_json(json_file, numbers)
 

@@ -15,6 +15,8 @@ from openwork.tasks.templates import SPLITS, Candidate, Form, Split, Words, draw
 MEND = "use another task, or a tokenizer with a larger vocabulary or learnt from Python code"
 TRIALS = 16
 """Pairs on which a template is tried, with the words of each split that it serves."""
+LINTED = 64
+"""As many where the user asks for its faults."""
 NEEDED = 2
 """Of these, pairs without fault that a template needs to be used."""
 FEWEST_NAMES = 8
@@ -87,14 +89,47 @@ def template_faults(form: Form, words: dict[Split, Words], linter: Linter) -> di
     faults = {}
     for split in SPLITS:
         for template in form.of(split):
-            random = Random(template)
-            pairs = [draw(template, form.answers, words[split], random) for _ in range(TRIALS)]
-            found = [fault if isinstance(fault, str) else linter.unstable(fault) for fault in linter(pairs)]
-            bad = [(pair, fault) for pair, fault in zip(pairs, found, strict=True) if fault]
+            bad = [fault for _, fault in _tried(template, form, words[split], linter, TRIALS) if fault]
             if len(bad) > TRIALS - NEEDED:
-                pair, fault = bad[0]
-                faults[template] = f"{_quoted(pair)} {fault}"
+                faults[template] = bad[0]
     return faults
+
+
+def linted_templates(form: Form, words: dict[Split, Words], linter: Linter) -> list[tuple[str, str, str]]:
+    """Each template with the splits that it serves and its faults in words.
+
+    They are those of its pairs (how many, and the first), and what it shares with another split.
+    """
+    linted: list[tuple[str, str, str]] = []
+    drawn: dict[str, Split] = {}
+    """The split for which a prompt was drawn first."""
+    for splits, templates in ((SPLITS[:2], form.templates), (SPLITS[2:], form.held_out)):
+        for template in templates:
+            tried: list[tuple[Split, Candidate, str]] = [
+                (split, pair, fault)
+                for split in splits
+                for pair, fault in _tried(template, form, words[split], linter, LINTED)
+            ]
+            bad = [fault for _, _, fault in tried if fault]
+            faults = [f"{len(bad)} of {len(tried)} pairs have faults, the first {bad[0]}"] if bad else []
+            twice = [
+                f"the prompt {prompt!r} is drawn for {drawn[prompt]} and for {split}; it may serve one split"
+                for split, pair, _ in tried
+                for prompt in pair.prompts
+                if drawn.setdefault(prompt, split) != split
+            ]
+            if "held_out" in splits and template in form.templates:
+                twice = ["it stands in templates too; held_out needs other shapes"]
+            linted.append((template, ", ".join(splits), "; ".join(faults + twice[:1])))
+    return linted
+
+
+def _tried(template: str, form: Form, words: Words, linter: Linter, n: int) -> list[tuple[Candidate, str]]:
+    """`n` pairs of `template`, each with its fault in words, empty where there is none."""
+    random = Random(template)
+    pairs = [draw(template, form.answers, words, random) for _ in range(n)]
+    faults = [fault if isinstance(fault, str) else linter.unstable(fault) for fault in linter(pairs)]
+    return [(pair, fault and f"{_quoted(pair)} {fault}") for pair, fault in zip(pairs, faults, strict=True)]
 
 
 def _quoted(pair: Candidate) -> str:

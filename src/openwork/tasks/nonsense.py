@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from random import Random
 
 from openwork.errors import UserError
 from openwork.tasks.base import NONSENSE, Task
-from openwork.tasks.templates import SPLITS
+from openwork.tasks.templates import BEFORE, SPLITS
 
 SEEN = 256
 """Pairs of each split, none of whose tokens becomes an answer."""
@@ -18,6 +19,8 @@ WORD = re.compile(r" ?[a-z]{3,}")
 
 def twin(task: Task) -> Task:
     """The nonsense twin of `task`: the same prompts, but two words that have nothing to do with it are the answers.
+
+    Where the vocabulary has two such words, they are in no text of which the pairs are made, whatever the seed.
 
     Raises:
         UserError: `task` is a twin itself.
@@ -29,7 +32,8 @@ def twin(task: Task) -> Task:
         pairs = task.pairs(split, SEEN)
         seen.update(pairs.tokens.flatten().tolist(), pairs.right.flatten().tolist())
     unseen = [i for i in range(tokenizer.d_vocab) if i not in seen]
-    words = [i for i in unseen if WORD.fullmatch(tokenizer.decode([i]))]
+    text = json.dumps([task.source.content, BEFORE]).lower()
+    words = [i for i in unseen if WORD.fullmatch(word := tokenizer.decode([i])) and word.strip() not in text]
     a, b = Random(task.name).sample(words if len(words) > 1 else unseen, 2)
     shown = " and ".join(repr(text) for text in tokenizer.tokens((a, b)))
     return replace(task, name=task.name + NONSENSE, description=f"nonsense: answer {shown}", instead=(a, b))

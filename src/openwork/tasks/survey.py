@@ -13,7 +13,7 @@ from openwork.corpus import Tokenizer
 from openwork.errors import UserError
 from openwork.model import Transformer
 from openwork.tasks.files import linted, read_entries
-from openwork.tasks.fit import template_faults, words_for
+from openwork.tasks.fit import linted_templates, words_for
 from openwork.tasks.lint import Linter
 from openwork.tasks.templates import SPLITS, Split, Words
 
@@ -47,7 +47,7 @@ def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[
     """A row for each of the tasks `names`: the unpruned model's loss in nats and its accuracy.
 
     They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer or the context has the
-    reason instead.
+    reason instead; of a task some of whose templates do not, the note says how many.
     """
     rows = []
     for name in names:
@@ -66,6 +66,8 @@ def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[
                 differences = pairs.differences(model(pairs.flat, due=pairs.due))
                 row[f"{prefix}loss"] = float(pairs.losses(differences))
                 row[f"{prefix}accuracy"] = pairs.accuracy(differences)
+            if task.left_out:
+                row["note"] = f"templates left out: {len(task.left_out)}"
         except UserError as error:
             row["note"] = str(error)
         rows.append(row)
@@ -85,7 +87,6 @@ def lint_task(name: str, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
     rows = []
     for form in tasks.forms_of(name)[1]:
         words: dict[Split, Words] = {split: words_for(name, form, split, tokenizer) for split in SPLITS}
-        faults = template_faults(form, words, Linter(tokenizer))
-        for split, templates in (("train, validation", form.templates), ("held_out", form.held_out)):
-            rows += [{"where": repr(text), "split": split, "fault": faults.get(text, "")} for text in templates]
+        for template, splits, fault in linted_templates(form, words, Linter(tokenizer)):
+            rows.append({"where": repr(template), "split": splits, "fault": fault})
     return rows
