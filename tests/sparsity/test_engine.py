@@ -146,6 +146,20 @@ def test_a_layer_sees_that_its_weight_has_changed():
     assert layer.compressed() is None
 
 
+@needs_kernels
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_a_layer_sees_the_steps_of_fused_optimizers(kind):
+    linear, x = nn.Linear(40, 30), torch.randn(5, 40)
+    kernels.keep_topk_(linear.weight, 50)
+    layer = SparseLinear(linear)
+    optimizer = getattr(torch.optim, kind)(layer.parameters(), lr=0.5, fused=True)
+    layer(x).square().sum().backward()
+    linear.weight.grad *= linear.weight != 0  # so that it stays sparse
+    optimizer.step()
+    assert layer.compressed() is not None
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, linear.weight, linear.bias))
+
+
 @torch.no_grad()
 def test_a_token_follows_what_is_asked_of_a_layer_and_its_bias():
     linear = nn.Linear(40, 30)

@@ -9,9 +9,11 @@ is worth it. So annealing starts dense and turns sparse by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from openwork import kernels
 from openwork.kernels import Product, SparseWeight, abs_topk, compress_below, gelu_abs_topk, linear, sparse_linears
@@ -29,6 +31,17 @@ def sparse_below(weight: Tensor) -> float:
     if not kernels.native or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0.0
     return next((density for entries, density in CROSSOVER if weight.numel() <= entries), 0.0)
+
+
+def _count_fused_changes(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """PyTorch's fused optimizers change parameters without counting that."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            for parameter in group["params"]:
+                torch.autograd.graph.increment_version(parameter)
+
+
+register_optimizer_step_post_hook(_count_fused_changes)
 
 
 class SparseLinear(nn.Linear):
