@@ -232,6 +232,18 @@ def test_in_inference_mode_a_layer_follows_weights_that_it_brings_and_that_chang
         torch.testing.assert_close(changed.clone(), model(tokens), atol=1e-5, rtol=1e-5)
 
 
+@needs_kernels
+def test_a_model_that_ran_in_inference_mode_can_be_trained():
+    model, tokens = sparse_model(), torch.randint(0, 90, (2, 21))
+    use_sparse_layers(model)
+    with torch.inference_mode():
+        model(tokens[:, :20])
+        model.extend(tokens[:1, :1], model.new_cache())
+    of_one_that_did_not = gradients(copy.deepcopy(model), tokens)
+    for name, gradient in gradients(model, tokens).items():
+        assert torch.equal(gradient, of_one_that_did_not[name])
+
+
 def test_edits_of_another_shape_are_refused_and_those_without_memory_of_their_own_are_not():
     tokens = torch.randint(0, 90, (8, 160))
     for density, layers in ((1 / 32, lambda model: None), (1 / 32, use_sparse_layers), (1, use_sparse_layers)):

@@ -73,7 +73,8 @@ class SparseLinear(nn.Linear):
         now = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
         if seen is None or weight is not seen[0] or now != seen[1:] or now[1] < 0:  # a run may bring its own weights
             below = sparse_below(weight)
-            self._compressed = compress_below(weight, below) if below > 0 else None
+            with torch.inference_mode(False):  # its tensors could not be used in training
+                self._compressed = compress_below(weight, below) if below > 0 else None
             self._seen, self._of_few = (weight, *now), None
         return self._compressed
 
