@@ -372,6 +372,17 @@ def test_a_product_cannot_keep_more_than_it_has(k):
         sparse_linears(torch.ones(2, 9), [Product(compress(sparse(6, 9, 0.4)), k=k)])
 
 
+@pytest.mark.parametrize(("d_in", "n_bias", "lost"), [(8, 6, 0), (10, 6, 0), (9, 5, 0), (9, 1, 0), (9, 6, 1)])
+def test_a_product_of_what_does_not_fit_together_is_refused(d_in, n_bias, lost):
+    weight = compress(sparse(6, 9, 0.4))
+    x, t_values, bias = torch.ones(2, d_in), weight.values[weight.order][lost:], torch.ones(n_bias)
+    with pytest.raises(UserError, match="do not fit"):
+        sparse_vector(x, weight, t_values, bias)
+    if not lost:
+        with pytest.raises(UserError, match="do not fit"):
+            sparse_linear(x, weight, bias)
+
+
 def test_a_weight_that_changes_between_forward_and_backward_is_noticed():
     one, _ = product(sparse(6, 9, 0.4), "exact", k=2)
     y = sparse_linears(torch.randn(3, 9, requires_grad=True), [one])[0]

@@ -54,7 +54,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         UserError: a target that is not in [0, d).
     """
-    if not library.here(logits) or not len(targets) or targets.dtype != torch.int64 or len(targets) != len(logits):
+    fits = targets.dim() == 1 and len(targets) > 0 and targets.shape == logits.shape[:-1]
+    if not fits or not library.here(logits) or not targets.is_cpu or targets.dtype != torch.int64:
         return F.cross_entropy(logits, targets)
     low, high = targets.aminmax()
     if not 0 <= int(low) <= int(high) < logits.shape[-1]:

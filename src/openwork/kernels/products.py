@@ -139,10 +139,7 @@ def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
     """
     inputs = [x]
     for p in products:
-        d_out, d_in = p.weight.shape
-        if x.shape[-1] != d_in or (p.bias is not None and p.bias.shape != (d_out,)):
-            bias = "none" if p.bias is None else tuple(p.bias.shape)
-            raise UserError(f"x {tuple(x.shape)}, a weight ({d_out}, {d_in}) and a bias {bias} do not fit together")
+        _check(x, p.weight, p.bias)
         inputs += (p.weight.values,) if p.bias is None else (p.weight.values, p.bias)
     if not library.here(*inputs) or not all(0 <= p.k < p.weight.shape[0] for p in products):
         return [_alone(x, product) for product in products]
@@ -157,10 +154,23 @@ def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tenso
     """As `sparse_linear` without gradients, for a few tokens at a time: skips zeros of x as well.
 
     t_values are ``weight.values[weight.order]``, which the caller keeps as long as the values stay the same.
+
+    Raises:
+        UserError: x, the values or the bias do not fit the weight.
     """
+    _check(x, weight, bias)
+    if t_values.shape != weight.order.shape:
+        raise UserError(f"{tuple(t_values.shape)} values do not fit a weight of {len(weight.order)} non-zeros")
     inputs = (x, t_values) if bias is None else (x, t_values, bias)
     kernels = library if library.usable(*inputs) and weight.shape[0] <= MOST_OUTPUTS else twins
     return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
+
+
+def _check(x: Tensor, weight: SparseWeight, bias: Tensor | None) -> None:
+    d_out, d_in = weight.shape
+    if x.shape[-1] != d_in or (bias is not None and bias.shape != (d_out,)):
+        shape = "none" if bias is None else tuple(bias.shape)
+        raise UserError(f"x {tuple(x.shape)}, a weight ({d_out}, {d_in}) and a bias {shape} do not fit together")
 
 
 class _Together(torch.autograd.Function):

@@ -34,9 +34,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, ke
     if k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[1] > k.shape[1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise UserError(f"queries, keys and values of the shapes {shapes} do not fit together")
+    batch, length, width = q.shape
+    if width % d_head or (sink is not None and sink.shape != (width // d_head,)):
+        sinks = "none" if sink is None else tuple(sink.shape)
+        raise UserError(f"{width} channels, heads of {d_head} and sink logits {sinks} do not fit together")
     if fits(q, k, v, d_head):
         return attention(q, k, v, d_head, sink if sink is None else sink.to(q), kept)
-    batch, length, width = q.shape
     q_BHTK, k_BHTK, v_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
     if length < k.shape[1]:
         y_BHTK = attention_pattern(q, k, d_head, sink) @ v_BHTK
