@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -230,6 +231,22 @@ def test_in_inference_mode_a_layer_follows_weights_that_it_brings_and_that_chang
         torch.testing.assert_close(found.clone(), model(tokens), atol=1e-5, rtol=1e-5)
         model.blocks[0].mlp.down.weight.mul_(0)
         torch.testing.assert_close(changed.clone(), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+@needs_kernels
+def test_a_layer_holds_no_graph_of_weights_that_a_run_brings():
+    model, tokens, gate = sparse_model(), torch.randint(0, 90, (2, 20)), torch.ones(1, requires_grad=True)
+    use_sparse_layers(model)
+    want = model(tokens)
+    brought = {name: p * (2 * gate) for name, p in model.named_parameters() if "mlp.down" in name}
+    alive = [weakref.ref(x) for x in brought.values()]
+    model.run(tokens, weights=brought)[0].sum().backward()
+    with torch.no_grad():
+        twice = [model.run(tokens[:1, :1], weights=brought)[0] for _ in range(2)]
+    assert torch.equal(*twice) and not torch.equal(twice[0], want[:1, :1])
+    del brought
+    assert not any(x() is not None for x in alive)
+    assert torch.equal(copy.deepcopy(model)(tokens), want) and torch.equal(model(tokens), want)
 
 
 @needs_kernels

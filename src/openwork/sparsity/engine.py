@@ -62,7 +62,8 @@ class SparseLinear(nn.Linear):
         self._of_few: Product | None = None
         """The product of the compressed weight with a few tokens, as it was last wanted."""
         self._seen: tuple[Tensor, int, int] | None = None
-        """The weight that was compressed, held so that no other takes its address, its address and its version."""
+        """The weight that was compressed, held so that no other takes its address, its address and its version. None
+        after a weight that an autograd graph made, so that the graph can go."""
 
     def compressed(self) -> SparseWeight | None:
         """The non-zeros of the weight as it is now; None while it is too dense to gain from that.
@@ -75,7 +76,7 @@ class SparseLinear(nn.Linear):
             below = sparse_below(weight)
             with torch.inference_mode(False):  # its tensors could not be used in training
                 self._compressed = compress_below(weight, below) if below > 0 else None
-            self._seen, self._of_few = (weight, *now), None
+            self._seen, self._of_few = (weight, *now) if weight.grad_fn is None else None, None
         return self._compressed
 
     def forward(self, input: Tensor) -> Tensor:
@@ -112,7 +113,8 @@ class SparseLinear(nn.Linear):
         product, bias = self._of_few, self.bias
         if product is None or product.bias is not bias or product.k != k or product.gelu != gelu:
             by_input = weight.by_input() if product is None else product.by_input
-            self._of_few = product = Product(weight, bias, k=k, gelu=gelu, by_input=by_input)
+            product = Product(weight, bias, k=k, gelu=gelu, by_input=by_input)
+            self._of_few = product if bias is None or bias.grad_fn is None else None
         return product
 
 
