@@ -227,6 +227,18 @@ def test_torch_compile_sees_operators():
     torch.library.opcheck(torch.ops.openwork.sparse_linear.default, (torch.randn(3, 16), *parts, None, 8))
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_operator_has_the_gradients_of_the_function(with_bias):
+    weight, x, dy = compress(sparse(8, 16, 0.3)), torch.randn(3, 16, requires_grad=True), torch.randn(3, 8)
+    bias, values = torch.randn(8, requires_grad=True) if with_bias else None, weight.values.requires_grad_()
+    inputs = [x, values] if bias is None else [x, values, bias]
+    arguments = (x, weight.starts, weight.columns, values, bias, 8)
+    y = torch.ops.openwork.sparse_linear(*arguments)
+    found, want = (torch.autograd.grad(of, inputs, dy) for of in (y, sparse_linear(x, weight, bias)))
+    torch.testing.assert_close(found, want)
+    torch.library.opcheck(torch.ops.openwork.sparse_linear.default, arguments)
+
+
 @pytest.mark.skipif(library.library is None, reason="the kernels were not compiled here")
 def test_repeated_runs_give_the_same_bits():
     x, dy, w, before = (

@@ -288,5 +288,18 @@ def test_a_model_with_sparse_layers_compiles_as_a_whole():
         torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_model_has_the_same_gradients(strict):
+    model, tokens = sparse_model(), torch.randint(0, 90, (3, 20))
+    use_sparse_layers(model)
+    exported = torch.export.export(model, (tokens,), strict=strict).module()
+    assert set(dict(exported.named_parameters())) == set(dict(model.named_parameters()))
+    found, want = [], []
+    for of, gradients in ((exported, found), (model, want)):
+        parameters = [of.get_parameter(name) for name, _ in model.named_parameters()]
+        gradients += torch.autograd.grad(of(tokens).square().mean(), parameters)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
 def test_no_tokens_give_no_logits():
     assert sparse_model()(torch.zeros(1, 0, dtype=torch.long)).shape == (1, 0, 90)

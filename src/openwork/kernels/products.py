@@ -250,6 +250,28 @@ def _(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), dy.new_empty(weight[1].shape), dy.new_empty(dy.shape[-1])
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, bias, _ = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.biased = bias is not None
+
+
+@torch.autograd.function.once_differentiable
+def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, starts, columns, values = ctx.saved_tensors
+    places = torch.arange(len(columns), dtype=torch.int32, device=columns.device)
+    inputs = torch.arange(x.shape[-1] + 1, dtype=torch.int32, device=columns.device)
+    order = columns.argsort(stable=True).int()
+    t_starts = torch.searchsorted(columns[order], inputs, out_int32=True)
+    t_rows = torch.searchsorted(starts, places, right=True, out_int32=True)[order] - 1
+    weight = (starts, columns, values, t_starts, t_rows, order)
+    dx, dvalues, dbias = torch.ops.openwork.sparse_linear_backward(dy, x, *weight)
+    return dx, None, None, dvalues, dbias if ctx.biased else None, None
+
+
+torch.library.register_autograd("openwork::sparse_linear", _gradient, setup_context=_save, lib=operators)
+
+
 def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel itself, or, while torch.compile traces, its operator, which costs some 10 us more a call."""
     return getattr(torch.ops.openwork, name) if torch.compiler.is_compiling() else direct

@@ -21,6 +21,10 @@ from torch import Tensor
 from openwork.errors import UserError
 from openwork.kernels.attention import attention, fits
 
+_exporting = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)  # the former is there since PyTorch 2.7
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, kept: int = 0) -> Tensor:
     """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none.
@@ -45,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, ke
         y_BHTK = attention_pattern(q, k, d_head, sink) @ v_BHTK
     elif sink is None:
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    elif _has_flash(q_BHTK):
+    elif _has_flash(q_BHTK) and not _exporting():  # an exported graph loses our backward pass
         y_BHTK = _SinkAttention.apply(q_BHTK, k_BHTK, v_BHTK, sink)
     else:
         y_BHTK = _extra_key_attention(q_BHTK, k_BHTK, v_BHTK, sink)
