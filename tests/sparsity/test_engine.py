@@ -8,6 +8,8 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from openwork import kernels
 from openwork.kernels import abs_topk, gelu_abs_topk, library
@@ -299,6 +301,30 @@ def test_an_exported_model_has_the_same_gradients(strict):
         parameters = [of.get_parameter(name) for name, _ in model.named_parameters()]
         gradients += torch.autograd.grad(of(tokens).square().mean(), parameters)
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dispatch_mode_sees_operators():
+    model, generator = sparse_model(), torch.Generator().manual_seed(0)
+    use_sparse_layers(model)
+    tokens, others = (torch.randint(0, 90, (3, 21), generator=generator) for _ in range(2))
+    traced = make_fx(lambda tokens: list(gradients(model, tokens).values()))(tokens)
+    torch.testing.assert_close(traced(others), list(gradients(model, others).values()), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        traced = make_fx(lambda tokens: model(tokens[:, :20]))(tokens)
+        torch.testing.assert_close(traced(others), model(others[:, :20]), rtol=1e-4, atol=1e-5)
+
+
+def test_fake_tensors_reach_no_kernel():
+    model = sparse_model()
+    use_sparse_layers(model)
+    for allowed in (torch.no_grad, torch.enable_grad):
+        with FakeTensorMode(allow_non_fake_inputs=True), allowed():
+            logits, x = model(torch.zeros(3, 20, dtype=torch.int64)), torch.randn(3, 9)
+            kernels.keep_topk_(x, 5)
+            kernels.adam_step_(x, x, x, x, n=1, rate=0.1, betas=(0.9, 0.9), eps=0.1)
+        with allowed():  # it stays fake
+            assert type(logits) is type(kernels.gelu(logits)) is type(abs_topk(x, 2)) is FakeTensor
+        assert logits.shape == (3, 20, 90)
 
 
 def test_no_tokens_give_no_logits():

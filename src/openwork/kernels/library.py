@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 from openwork.kernels import build
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as malloc.h numbers them
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
@@ -100,16 +102,22 @@ def keep_freed_memory() -> None:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the compiled kernels can work on these: they are there, and all tensors are float32 in main memory."""
+    """Whether the compiled kernels can work on these: they are there, all tensors are plain ones, float32 in main
+    memory, and no dispatch mode is on, which would not see a kernel."""
     for x in tensors:  # a loop, because this is asked for every kernel of every token
-        if not x.is_cpu or x.dtype is not torch.float32:
+        if not x.is_cpu or x.dtype is not torch.float32 or type(x) not in _PLAIN:
             return False
-    return library is not None
+    return library is not None and not _len_torch_dispatch_stack()
+
+
+def tracing() -> bool:
+    """Whether torch.compile or a dispatch mode, such as make_fx or FakeTensorMode, is to see PyTorch's operators."""
+    return torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0
 
 
 def here(*tensors: Tensor) -> bool:
-    """Whether to use the compiled kernels on these now: they are `usable`, and torch.compile is not tracing."""
-    return usable(*tensors) and not torch.compiler.is_compiling()
+    """Whether to use the compiled kernels on these now: they are `usable`, and nobody is `tracing`."""
+    return not torch.compiler.is_compiling() and usable(*tensors)
 
 
 def call(name: str, *arguments: Tensor | ctypes.Array | float | None) -> None:

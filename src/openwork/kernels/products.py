@@ -273,8 +273,8 @@ torch.library.register_autograd("openwork::sparse_linear", _gradient, setup_cont
 
 
 def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel itself, or, while torch.compile traces, its operator, which costs some 10 us more a call."""
-    return getattr(torch.ops.openwork, name) if torch.compiler.is_compiling() else direct
+    """The kernel itself, or, while someone traces, its operator, which costs some 10 us more a call."""
+    return getattr(torch.ops.openwork, name) if library.tracing() else direct
 
 
 class _SparseLinear(torch.autograd.Function):

@@ -29,7 +29,7 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
         raise UserError(f"AbsTopK cannot keep {k} of {d} channels; k must lie between 1 and {d}")
     if k == d:
         return x
-    if torch.compiler.is_compiling():
+    if library.tracing():
         return torch.ops.openwork.abs_topk(x, k)[0]
     if torch.is_grad_enabled():
         return _AbsTopK.apply(x, k)

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from openwork import kernels
-from openwork.kernels import Product, SparseWeight, abs_topk, compress_below, gelu_abs_topk, linear, sparse_linears
+from openwork.kernels import (
+    Product,
+    SparseWeight,
+    abs_topk,
+    compress_below,
+    gelu_abs_topk,
+    library,
+    linear,
+    sparse_linears,
+)
 
 CROSSOVER = ((2**16, 1 / 3), (2**18, 1 / 6), (2**31 - 1, 1 / 8))
 """(entries of a weight, density below which skipping its zeros wins over skipping those of activations), measured by
@@ -105,7 +114,7 @@ class SparseLinear(nn.Linear):
         if self.kept is not None:
             dense = self.weight if self.watched is None else None
             return Product(self.kept, self.bias, self.watched, dense, k, gelu)
-        weight = None if torch.compiler.is_compiling() else self.compressed()  # compiled, the dense product
+        weight = None if library.tracing() else self.compressed()  # traced, the dense product
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return None
         if torch.is_grad_enabled() or input.numel() > FEW_TOKENS * self.in_features:
