@@ -15,6 +15,7 @@ from openwork.model import ModelConfig, Transformer
 from openwork.models import load_model, pack, round_weights, save_model, unpack
 from openwork.pruning import load_circuit
 from openwork.training.card import TEMPLATE
+from tests.kernels.test_defaults import default
 
 
 def test_a_sparse_model_comes_back_with_its_hash_also_where_a_zero_has_a_sign(tmp_path):
@@ -93,6 +94,22 @@ def test_every_circuit_that_comes_with_a_model_gives_its_stated_loss_again():
         assert circuit.reached and circuit.loss(tasks.get(circuit.task, model.tokenizer)) == pytest.approx(
             stated, abs=1e-4
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("of", [torch.float64, torch.bfloat16, "meta"], ids=str)
+def test_a_model_is_made_and_loaded_alike_under_every_default_type_and_device(of, tmp_path):
+    config = ModelConfig(n_layers=1, d_model=16, d_vocab=90, n_ctx=12, bigram="counted")
+    tokens, model = torch.randint(0, 90, (2, 12)), Transformer(config, seed=3)
+    as_made = model.hash
+    model.blocks[0].mlp.up.weight[1:] = 0  # so that it is stored, and used, as a sparse one
+    save_model(model, tmp_path / "model")
+    logits = load_model(tmp_path / "model")(tokens)
+    with default(of):
+        loaded = load_model(tmp_path / "model")
+        assert loaded.hash == model.hash and torch.equal(loaded(tokens), logits)
+        if of != "meta":
+            assert Transformer(config, seed=3).hash == as_made
 
 
 def test_an_unknown_name_is_refused():

@@ -110,7 +110,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         checksum, _, text = metadata.partition(" ")
         header = json.loads(text)
         found, version = header["kind"], int(header["format_version"])
-        tensors = load_safetensors(data)
+        with torch.device("cpu"):
+            tensors = load_safetensors(data)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no whole {kind} file ({reason}); make or copy it again") from error

@@ -123,7 +123,8 @@ def load_model(path: str | Path, *, device: str = "cpu") -> Transformer:
         raise UserError(f"{path}/config.json is no model config of format {FORMAT_VERSION} or older; update openwork")
     config = _config_of(content, path / "config.json")
     check_memory(config, copies=1)
-    model = Transformer(config)
+    with torch.device("cpu"):
+        model = Transformer(config)
     packed, header = load_tensors(path / "weights.safetensors", "weights")
     _set_weights(model, packed, header.get("shapes"), path)
     if (path / "tokenizer.json").is_file():
@@ -214,7 +215,7 @@ def unpack(packed: dict[str, Tensor], shapes: dict[str, list[int]]) -> dict[str,
     """The tensors that `pack` packed."""
     dense = {name: tensor for name, tensor in packed.items() if name.rpartition(".")[0] not in shapes}
     for name, shape in shapes.items():
-        flat = torch.zeros(shape, dtype=packed[f"{name}.values"].dtype).reshape(-1)
+        flat = packed[f"{name}.values"].new_zeros(shape).reshape(-1)
         flat[packed[f"{name}.indices"].long()] = packed[f"{name}.values"]
         dense[name] = flat.view(shape)
     return dense

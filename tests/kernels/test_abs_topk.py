@@ -162,6 +162,13 @@ def test_torch_compile_sees_one_operator():
     torch.library.opcheck(torch.ops.openwork.abs_topk.default, (torch.randn(3, 9).T, 2))
 
 
+def test_the_operator_has_the_gradient_of_the_function():
+    x, dy = torch.randn(4, 32, requires_grad=True), torch.randn(4, 32)
+    y, _ = torch.ops.openwork.abs_topk(x, 8)
+    assert torch.equal(*(torch.autograd.grad(of, x, dy)[0] for of in (y, abs_topk(x, 8))))
+    torch.library.opcheck(torch.ops.openwork.abs_topk.default, (x, 8))
+
+
 @pytest.mark.skipif(library.library is None, reason="the kernels were not compiled here")
 def test_other_thread_counts_and_repeated_runs_give_the_same_bits():
     x, before = torch.randn(15_000, 100), torch.get_num_threads()

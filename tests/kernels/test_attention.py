@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.kernels.attention import attention, fits
+from openwork.model.attention import attend
 from tests.kernels.engines import LEVELS, engine, kept_by_sorting
 
 compiled = pytest.mark.parametrize("name", LEVELS)
@@ -107,6 +109,15 @@ def test_what_is_not_finite_spoils_later_positions_and_no_earlier_one(name, valu
 def test_no_gradient_where_queries_are_fewer_than_keys(name):
     with engine(name), pytest.raises(RuntimeError, match="1 queries and 5 keys"):
         attention(*tensors(1, 1, 5, 16), 16, None).sum().backward()
+
+
+@pytest.mark.parametrize(("width", "d_head", "sinks"), [(40, 16, 0), (64, 16, 1), (64, 16, 5), (96, 24, 3)])
+def test_heads_and_sinks_that_do_not_fit_are_refused(width, d_head, sinks):
+    sink = torch.zeros(sinks) if sinks else None
+    for queries, keys in ((5, 5), (1, 5)):
+        q, k, v = tensors(2, queries, keys, width)
+        with pytest.raises(UserError, match="do not fit together"):
+            attend(q, k, v, d_head, sink)
 
 
 @compiled

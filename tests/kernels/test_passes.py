@@ -182,6 +182,15 @@ def test_adam_is_that_of_pytorch(name):
     torch.testing.assert_close(ours.double(), theirs.detach(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("which", range(1, 4))
+def test_adam_refuses_tensors_of_several_shapes(which):
+    tensors = [random(3, 60, seed=n).abs() for n in range(4)]
+    for other in (tensors[which][:1, :1], tensors[which].T, tensors[which].flatten()):
+        given = [*tensors[:which], other, *tensors[which + 1 :]]
+        with pytest.raises(UserError, match=r"have the shapes \(3, 60\), "):
+            adam_step_(*given, n=1, rate=0.1, betas=(0.9, 0.95), eps=0.1)
+
+
 def test_on_a_gpu_adam_of_many_tensors_at_once_is_that_of_each():
     each = [[random(*shape, seed=n) for n in range(4)] for shape in [(3, 6000), (1,), (8192,), (5, 7)]]
     for tensors in each:
@@ -198,7 +207,8 @@ def test_on_a_gpu_adam_of_many_tensors_at_once_is_that_of_each():
 
 def test_what_does_not_fit_together_is_refused_as_pytorch_does():
     logits = torch.randn(4000, 8)
-    for targets in (torch.zeros(4000, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)):
+    integers = torch.zeros(4000, dtype=torch.int64)
+    for targets in (integers.int(), integers[:2], integers[:, None], integers.to("meta")):
         with pytest.raises((RuntimeError, ValueError)):
             cross_entropy(logits, targets)
     with pytest.raises(RuntimeError):

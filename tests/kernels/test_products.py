@@ -227,6 +227,18 @@ def test_torch_compile_sees_operators():
     torch.library.opcheck(torch.ops.openwork.sparse_linear.default, (torch.randn(3, 16), *parts, None, 8))
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_operator_has_the_gradients_of_the_function(with_bias):
+    weight, x, dy = compress(sparse(8, 16, 0.3)), torch.randn(3, 16, requires_grad=True), torch.randn(3, 8)
+    bias, values = torch.randn(8, requires_grad=True) if with_bias else None, weight.values.requires_grad_()
+    inputs = [x, values] if bias is None else [x, values, bias]
+    arguments = (x, weight.starts, weight.columns, values, bias, 8)
+    y = torch.ops.openwork.sparse_linear(*arguments)
+    found, want = (torch.autograd.grad(of, inputs, dy) for of in (y, sparse_linear(x, weight, bias)))
+    torch.testing.assert_close(found, want)
+    torch.library.opcheck(torch.ops.openwork.sparse_linear.default, arguments)
+
+
 @pytest.mark.skipif(library.library is None, reason="the kernels were not compiled here")
 def test_repeated_runs_give_the_same_bits():
     x, dy, w, before = (
@@ -370,6 +382,17 @@ def test_a_few_tokens_with_as_many_outputs_as_are_packed_and_with_more(d_out):
 def test_a_product_cannot_keep_more_than_it_has(k):
     with pytest.raises(UserError, match=f"cannot keep {k} of 6"):
         sparse_linears(torch.ones(2, 9), [Product(compress(sparse(6, 9, 0.4)), k=k)])
+
+
+@pytest.mark.parametrize(("d_in", "n_bias", "lost"), [(8, 6, 0), (10, 6, 0), (9, 5, 0), (9, 1, 0), (9, 6, 1)])
+def test_a_product_of_what_does_not_fit_together_is_refused(d_in, n_bias, lost):
+    weight = compress(sparse(6, 9, 0.4))
+    x, t_values, bias = torch.ones(2, d_in), weight.values[weight.order][lost:], torch.ones(n_bias)
+    with pytest.raises(UserError, match="do not fit"):
+        sparse_vector(x, weight, t_values, bias)
+    if not lost:
+        with pytest.raises(UserError, match="do not fit"):
+            sparse_linear(x, weight, bias)
 
 
 def test_a_weight_that_changes_between_forward_and_backward_is_noticed():

@@ -142,6 +142,15 @@ def test_gradients_have_gradients():
 
 
 @needs_kernels
+def test_a_bias_of_another_shape_is_what_it_is_to_pytorch():
+    x, weight, bias, _ = layer()
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias[:1]), F.linear(x, weight, bias[:1]), rtol=1e-5, atol=1e-4)
+        with pytest.raises(RuntimeError):
+            linear(x, weight, bias[:-1])
+
+
+@needs_kernels
 def test_compile_sees_an_ordinary_operator():
     x, weight, bias, _ = layer()
     compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")

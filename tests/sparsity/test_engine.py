@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from openwork import kernels
 from openwork.kernels import abs_topk, gelu_abs_topk, library
@@ -146,6 +149,20 @@ def test_a_layer_sees_that_its_weight_has_changed():
     assert layer.compressed() is None
 
 
+@needs_kernels
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_a_layer_sees_the_steps_of_fused_optimizers(kind):
+    linear, x = nn.Linear(40, 30), torch.randn(5, 40)
+    kernels.keep_topk_(linear.weight, 50)
+    layer = SparseLinear(linear)
+    optimizer = getattr(torch.optim, kind)(layer.parameters(), lr=0.5, fused=True)
+    layer(x).square().sum().backward()
+    linear.weight.grad *= linear.weight != 0  # so that it stays sparse
+    optimizer.step()
+    assert layer.compressed() is not None
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, linear.weight, linear.bias))
+
+
 @torch.no_grad()
 def test_a_token_follows_what_is_asked_of_a_layer_and_its_bias():
     linear = nn.Linear(40, 30)
@@ -218,6 +235,34 @@ def test_in_inference_mode_a_layer_follows_weights_that_it_brings_and_that_chang
         torch.testing.assert_close(changed.clone(), model(tokens), atol=1e-5, rtol=1e-5)
 
 
+@needs_kernels
+def test_a_layer_holds_no_graph_of_weights_that_a_run_brings():
+    model, tokens, gate = sparse_model(), torch.randint(0, 90, (2, 20)), torch.ones(1, requires_grad=True)
+    use_sparse_layers(model)
+    want = model(tokens)
+    brought = {name: p * (2 * gate) for name, p in model.named_parameters() if "mlp.down" in name}
+    alive = [weakref.ref(x) for x in brought.values()]
+    model.run(tokens, weights=brought)[0].sum().backward()
+    with torch.no_grad():
+        twice = [model.run(tokens[:1, :1], weights=brought)[0] for _ in range(2)]
+    assert torch.equal(*twice) and not torch.equal(twice[0], want[:1, :1])
+    del brought
+    assert not any(x() is not None for x in alive)
+    assert torch.equal(copy.deepcopy(model)(tokens), want) and torch.equal(model(tokens), want)
+
+
+@needs_kernels
+def test_a_model_that_ran_in_inference_mode_can_be_trained():
+    model, tokens = sparse_model(), torch.randint(0, 90, (2, 21))
+    use_sparse_layers(model)
+    with torch.inference_mode():
+        model(tokens[:, :20])
+        model.extend(tokens[:1, :1], model.new_cache())
+    of_one_that_did_not = gradients(copy.deepcopy(model), tokens)
+    for name, gradient in gradients(model, tokens).items():
+        assert torch.equal(gradient, of_one_that_did_not[name])
+
+
 def test_edits_of_another_shape_are_refused_and_those_without_memory_of_their_own_are_not():
     tokens = torch.randint(0, 90, (8, 160))
     for density, layers in ((1 / 32, lambda model: None), (1 / 32, use_sparse_layers), (1, use_sparse_layers)):
@@ -243,6 +288,43 @@ def test_a_model_with_sparse_layers_compiles_as_a_whole():
         torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
         model.blocks[0].mlp.down.weight.mul_(3)
         torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_model_has_the_same_gradients(strict):
+    model, tokens = sparse_model(), torch.randint(0, 90, (3, 20))
+    use_sparse_layers(model)
+    exported = torch.export.export(model, (tokens,), strict=strict).module()
+    assert set(dict(exported.named_parameters())) == set(dict(model.named_parameters()))
+    found, want = [], []
+    for of, gradients in ((exported, found), (model, want)):
+        parameters = [of.get_parameter(name) for name, _ in model.named_parameters()]
+        gradients += torch.autograd.grad(of(tokens).square().mean(), parameters)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dispatch_mode_sees_operators():
+    model, generator = sparse_model(), torch.Generator().manual_seed(0)
+    use_sparse_layers(model)
+    tokens, others = (torch.randint(0, 90, (3, 21), generator=generator) for _ in range(2))
+    traced = make_fx(lambda tokens: list(gradients(model, tokens).values()))(tokens)
+    torch.testing.assert_close(traced(others), list(gradients(model, others).values()), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        traced = make_fx(lambda tokens: model(tokens[:, :20]))(tokens)
+        torch.testing.assert_close(traced(others), model(others[:, :20]), rtol=1e-4, atol=1e-5)
+
+
+def test_fake_tensors_reach_no_kernel():
+    model = sparse_model()
+    use_sparse_layers(model)
+    for allowed in (torch.no_grad, torch.enable_grad):
+        with FakeTensorMode(allow_non_fake_inputs=True), allowed():
+            logits, x = model(torch.zeros(3, 20, dtype=torch.int64)), torch.randn(3, 9)
+            kernels.keep_topk_(x, 5)
+            kernels.adam_step_(x, x, x, x, n=1, rate=0.1, betas=(0.9, 0.9), eps=0.1)
+        with allowed():  # it stays fake
+            assert type(logits) is type(kernels.gelu(logits)) is type(abs_topk(x, 2)) is FakeTensor
+        assert logits.shape == (3, 20, 90)
 
 
 def test_no_tokens_give_no_logits():

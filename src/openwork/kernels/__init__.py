@@ -3,7 +3,7 @@ the selections and Adam are Triton's (`openwork.kernels.gpu`), all else is PyTor
 
 All are deterministic: the same bits on every run with the same number of threads. The selections are exact, and their
 twins give the same bits; products and sums agree with theirs to rounding. ``OPENWORK_KERNELS=torch`` in the environment
-chooses the twins. ``torch.compile`` sees ordinary operators, ``torch.ops.openwork``.
+chooses the twins. ``torch.compile``, ``torch.export`` and dispatch modes see operators, ``torch.ops.openwork``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from openwork.errors import UserError
 from openwork.kernels import library, twins
 from openwork.kernels.on_gpu import gpu_kernels
 
@@ -28,6 +29,9 @@ def adam_step_(
     """The `n`-th step (from 1) of Adam with decoupled weight decay, in place; tensors of one shape.
 
     The gradient is first multiplied by `scale`. Both moments are corrected for having started at zero.
+
+    Raises:
+        UserError: the shapes differ.
     """
     wanted = [(parameter, gradient, exp_avg, exp_avg_sq, decay)]
     adam_step_each_(wanted, n=n, rate=rate, betas=betas, eps=eps, scale=scale)
@@ -48,6 +52,9 @@ def adam_step_each_(
     on_gpu: dict[float, list[tuple[Tensor, ...]]] = {}
     for parameter, gradient, exp_avg, exp_avg_sq, decay in wanted:
         tensors = parameter, gradient, exp_avg, exp_avg_sq
+        if not parameter.shape == gradient.shape == exp_avg.shape == exp_avg_sq.shape:
+            shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+            raise UserError(f"a parameter, its gradient and its moments have the shapes {shapes}, not one")
         if (gpu := gpu_kernels(parameter)) and all(gpu.can_step(x) for x in tensors):
             on_gpu.setdefault(decay, []).append(tensors)
         else:

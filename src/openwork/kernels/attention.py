@@ -45,7 +45,7 @@ def _skips(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, skips: bool) -> tuple[Tensor, Tensor]:
     batch, queries, width = q.shape
-    y, lse = torch.empty_like(q), torch.empty(batch, width // d_head, queries)
+    y, lse = torch.empty_like(q), q.new_empty(batch, width // d_head, queries)
     if skips:
         library.call("selected_attention", q, k, v, sink, y, lse, batch, width // d_head, queries, d_head)
     else:
@@ -70,7 +70,7 @@ class _Attention(torch.autograd.Function):
         if q.shape != k.shape:
             raise RuntimeError(f"no gradient with {q.shape[1]} queries and {k.shape[1]} keys; give as many of each")
         dq, dk, dv = (torch.empty_like(q) for _ in range(3))
-        dsink, sizes = torch.empty(lse.shape[:2]), (*lse.shape, ctx.d_head)
+        dsink, sizes = lse.new_empty(lse.shape[:2]), (*lse.shape, ctx.d_head)
         inputs = (dy.contiguous(), q, k, v, sink, y, lse)
         if cuts:
             library.call("selected_attention_backward", *inputs, *cuts, dq, dk, dv, dsink, *sizes)

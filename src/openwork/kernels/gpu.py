@@ -129,7 +129,7 @@ def _table(columns: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[
     asks for the same ones gets the same tensor."""
     width = triton.next_power_of_2(len(columns[0]))
     padded = [[*column, *[column[-1]] * (width - len(column))] for column in columns]
-    return torch.tensor(padded).to(device), width
+    return torch.tensor(padded, device=device), width
 
 
 def _integers(x: Tensor) -> Tensor:

@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 from openwork.kernels import build
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as malloc.h numbers them
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
@@ -100,16 +102,22 @@ def keep_freed_memory() -> None:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the compiled kernels can work on these: they are there, and all tensors are float32 in main memory."""
+    """Whether the compiled kernels can work on these: they are there, all tensors are plain ones, float32 in main
+    memory, and no dispatch mode is on, which would not see a kernel."""
     for x in tensors:  # a loop, because this is asked for every kernel of every token
-        if not x.is_cpu or x.dtype is not torch.float32:
+        if not x.is_cpu or x.dtype is not torch.float32 or type(x) not in _PLAIN:
             return False
-    return library is not None
+    return library is not None and not _len_torch_dispatch_stack()
+
+
+def tracing() -> bool:
+    """Whether torch.compile or a dispatch mode, such as make_fx or FakeTensorMode, is to see PyTorch's operators."""
+    return torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0
 
 
 def here(*tensors: Tensor) -> bool:
-    """Whether to use the compiled kernels on these now: they are `usable`, and torch.compile is not tracing."""
-    return usable(*tensors) and not torch.compiler.is_compiling()
+    """Whether to use the compiled kernels on these now: they are `usable`, and nobody is `tracing`."""
+    return not torch.compiler.is_compiling() and usable(*tensors)
 
 
 def call(name: str, *arguments: Tensor | ctypes.Array | float | None) -> None:
@@ -137,7 +145,7 @@ def _words(arguments: Iterable[Tensor | int | None]) -> ctypes.Array:
 
 def abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As `openwork.kernels.twins.abs_topk`."""
-    zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32)
+    zero_cut = x.new_empty(x.shape[:-1], dtype=torch.int32)
     return abs_topk_alone(x, k, zero_cut), zero_cut
 
 
@@ -158,7 +166,7 @@ def abs_topk_backward(dy: Tensor, y: Tensor, zero_cut: Tensor) -> Tensor:
 
 def abs_topk_zero_cut(y: Tensor, k: int) -> Tensor:
     """For each row of y (..., d), which AbsTopK made: the last place at which it kept a zero, int32; -1 if none."""
-    zero_cut = torch.empty(y.shape[:-1], dtype=torch.int32)
+    zero_cut = y.new_empty(y.shape[:-1], dtype=torch.int32)
     call("abs_topk_zero_cut", y, zero_cut, zero_cut.numel(), y.shape[-1], k)
     return zero_cut
 
@@ -189,12 +197,12 @@ def compress(weight: Tensor, below: float = math.inf) -> list[Tensor] | None:
     assert library is not None
     weight, threads = weight.detach().contiguous(), torch.get_num_threads()
     rows, cols = weight.shape
-    starts, t_starts = torch.empty(rows + 1, dtype=torch.int32), torch.empty(cols + 1, dtype=torch.int32)
+    starts, t_starts = (weight.new_empty(n + 1, dtype=torch.int32) for n in (rows, cols))
     n = library.openwork_compress_starts(weight.data_ptr(), starts.data_ptr(), rows, cols, threads)
     if n >= below * weight.numel():
         return None
-    columns, t_rows, order = torch.empty(3, n, dtype=torch.int32)
-    out = [starts, columns, torch.empty(n), t_starts, t_rows, order]
+    columns, t_rows, order = weight.new_empty(3, n, dtype=torch.int32)
+    out = [starts, columns, weight.new_empty(n), t_starts, t_rows, order]
     call("compress", weight, *out, rows, cols)
     return out
 
@@ -231,9 +239,9 @@ def sparse_linears(
     gelu, of its GELU. Where they are to be `differentiable`, what was kept is complete."""
     x, d_in, words, outputs, all_kept = x.detach().contiguous(), x.shape[-1], [], [], []
     for starts, columns, values, bias, k, gelu in products:
-        y, selects = torch.empty(*x.shape[:-1], len(starts) - 1), differentiable and k > 0
-        zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32) if selects and not gelu else None
-        slopes = torch.empty(y.shape) if selects and gelu else None
+        y, selects = x.new_empty(*x.shape[:-1], len(starts) - 1), differentiable and k > 0
+        zero_cut = x.new_empty(x.shape[:-1], dtype=torch.int32) if selects and not gelu else None
+        slopes = torch.empty_like(y) if selects and gelu else None
         outputs.append(y)
         all_kept.append(Kept(y if zero_cut is not None else None, zero_cut, slopes))
         words += [starts, columns, values, bias, y, zero_cut, slopes, y.shape[-1], k, gelu]
@@ -253,9 +261,9 @@ def packed(t_starts: Tensor, t_rows: Tensor, t_values: Tensor) -> Tensor:
     without a sign; there are at most 2^16)."""
     lengths = t_starts.diff()
     start, n = (x.repeat_interleave(lengths).long() for x in (t_starts[:-1], lengths))
-    nth = torch.arange(len(t_values)) - start
-    words = torch.empty(3 * len(t_values), dtype=torch.int16)
-    words[(3 * start + 2 * nth)[:, None] + torch.arange(2)] = (
+    nth = torch.arange(len(t_values), device=start.device) - start
+    words = t_values.new_empty(3 * len(t_values), dtype=torch.int16)
+    words[(3 * start + 2 * nth)[:, None] + torch.arange(2, device=start.device)] = (
         t_values.detach().contiguous().view(torch.int16).view(-1, 2)
     )
     words[3 * start + 2 * n + nth] = t_rows.to(torch.int16)
@@ -268,7 +276,7 @@ def sparse_vectors(x: Tensor, products: Sequence[tuple[Tensor, Tensor, Tensor | 
     x, (*shape, d_in), words, outputs = x.contiguous(), x.shape, [], []
     for t_starts, weight, bias, d_out, k, gelu in products:  # no detours: this is done for every product of every token
         assert bias is None or bias.is_contiguous(), bias.shape
-        y = torch.empty(*shape, d_out)
+        y = x.new_empty(*shape, d_out)
         outputs.append(y)
         at = 0 if bias is None else bias.data_ptr()
         words += (t_starts.data_ptr(), weight.data_ptr(), at, y.data_ptr(), d_out, k, gelu)
@@ -295,7 +303,7 @@ def sparse_linears_backward(
     dx, words, gradients, alive = torch.empty_like(x) if for_x else None, [], [], []
     for dy, kept, (starts, columns, *by_columns), learns in products:
         n, d_out = len(columns), dy.shape[-1]
-        own = torch.empty(parts, n + d_out) if learns else None
+        own = x.new_empty(parts, n + d_out) if learns else None
         gradients.append(None if own is None else (own[0, :n], own[0, n:]))
         alive.append(dy.contiguous())
         words += [alive[-1], *kept, starts, columns, *by_columns, own, d_out]
@@ -309,7 +317,7 @@ def skipping_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor
     Each of both is contiguous, or its transpose is. A zero of a multiplies nothing, not even a NaN or an infinity.
     """
     (m, k), n = a.shape, b.shape[1]
-    c, turned = torch.empty(m, n), [not x.is_contiguous() for x in (a, b)]
+    c, turned = a.new_empty(m, n), [not x.is_contiguous() for x in (a, b)]
     a, b = (x.T if turn else x for x, turn in zip((a, b), turned, strict=True))
     call("skipping_product", a, b, bias, c, m, k, n, *turned)
     return c

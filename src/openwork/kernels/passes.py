@@ -54,7 +54,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         UserError: a target that is not in [0, d).
     """
-    if not library.here(logits) or not len(targets) or targets.dtype != torch.int64 or len(targets) != len(logits):
+    fits = targets.dim() == 1 and len(targets) > 0 and targets.shape == logits.shape[:-1]
+    if not fits or not library.here(logits) or not targets.is_cpu or targets.dtype != torch.int64:
         return F.cross_entropy(logits, targets)
     low, high = targets.aminmax()
     if not 0 <= int(low) <= int(high) < logits.shape[-1]:
@@ -63,7 +64,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, weight: Tensor, k: int = 0, zero_cut: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    y, scales, d = torch.empty_like(x), torch.empty(x.shape[:-1]), x.shape[-1]
+    y, scales, d = torch.empty_like(x), x.new_empty(x.shape[:-1]), x.shape[-1]
     library.call("rms_norm", x, weight.contiguous(), y, scales, zero_cut, scales.numel(), d, k, EPS)
     return y, scales
 
@@ -84,7 +85,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, k: int) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        zero_cut = torch.empty(x.shape[:-1], dtype=torch.int32) if k else None
+        zero_cut = x.new_empty(x.shape[:-1], dtype=torch.int32) if k else None
         y, scales = _norm(x, weight, k, zero_cut)
         ctx.save_for_backward(y if k else None, zero_cut, x, weight, scales)
         return y
@@ -94,7 +95,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, zero_cut, x, weight, scales = ctx.saved_tensors
         parts, d, dx = torch.get_num_threads(), x.shape[-1], torch.empty_like(x)
-        dweights, inputs = torch.empty(parts, d), (dy.contiguous(), y, zero_cut, x, weight, scales)
+        dweights, inputs = x.new_empty(parts, d), (dy.contiguous(), y, zero_cut, x, weight, scales)
         library.call("rms_norm_backward", *inputs, dx, dweights, scales.numel(), d, parts)
         return dx, dweights.sum(0), None
 
@@ -120,7 +121,7 @@ class _GELUAbsTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        slopes = torch.empty(x.shape)
+        slopes = x.new_empty(x.shape)
         ctx.save_for_backward(slopes)
         return _gelu_abs_topk(x.contiguous(), k, slopes)
 
@@ -135,7 +136,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets = logits.contiguous(), targets.contiguous()
-        losses, lse = torch.empty(2, *targets.shape)
+        losses, lse = logits.new_empty(2, *targets.shape)
         library.call("cross_entropy", logits, targets, losses, lse, *logits.shape)
         ctx.save_for_backward(logits, targets, lse)
         return losses.mean()

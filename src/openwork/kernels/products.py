@@ -139,10 +139,7 @@ def sparse_linears(x: Tensor, products: Sequence[Product]) -> Sequence[Tensor]:
     """
     inputs = [x]
     for p in products:
-        d_out, d_in = p.weight.shape
-        if x.shape[-1] != d_in or (p.bias is not None and p.bias.shape != (d_out,)):
-            bias = "none" if p.bias is None else tuple(p.bias.shape)
-            raise UserError(f"x {tuple(x.shape)}, a weight ({d_out}, {d_in}) and a bias {bias} do not fit together")
+        _check(x, p.weight, p.bias)
         inputs += (p.weight.values,) if p.bias is None else (p.weight.values, p.bias)
     if not library.here(*inputs) or not all(0 <= p.k < p.weight.shape[0] for p in products):
         return [_alone(x, product) for product in products]
@@ -157,10 +154,23 @@ def sparse_vector(x: Tensor, weight: SparseWeight, t_values: Tensor, bias: Tenso
     """As `sparse_linear` without gradients, for a few tokens at a time: skips zeros of x as well.
 
     t_values are ``weight.values[weight.order]``, which the caller keeps as long as the values stay the same.
+
+    Raises:
+        UserError: x, the values or the bias do not fit the weight.
     """
+    _check(x, weight, bias)
+    if t_values.shape != weight.order.shape:
+        raise UserError(f"{tuple(t_values.shape)} values do not fit a weight of {len(weight.order)} non-zeros")
     inputs = (x, t_values) if bias is None else (x, t_values, bias)
     kernels = library if library.usable(*inputs) and weight.shape[0] <= MOST_OUTPUTS else twins
     return kernels.sparse_vector(x, weight.t_starts, weight.t_rows, t_values, bias, weight.shape[0])
+
+
+def _check(x: Tensor, weight: SparseWeight, bias: Tensor | None) -> None:
+    d_out, d_in = weight.shape
+    if x.shape[-1] != d_in or (bias is not None and bias.shape != (d_out,)):
+        shape = "none" if bias is None else tuple(bias.shape)
+        raise UserError(f"x {tuple(x.shape)}, a weight ({d_out}, {d_in}) and a bias {shape} do not fit together")
 
 
 class _Together(torch.autograd.Function):
@@ -240,9 +250,31 @@ def _(dy: Tensor, x: Tensor, *weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), dy.new_empty(weight[1].shape), dy.new_empty(dy.shape[-1])
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, bias, _ = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.biased = bias is not None
+
+
+@torch.autograd.function.once_differentiable
+def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, starts, columns, values = ctx.saved_tensors
+    places = torch.arange(len(columns), dtype=torch.int32, device=columns.device)
+    inputs = torch.arange(x.shape[-1] + 1, dtype=torch.int32, device=columns.device)
+    order = columns.argsort(stable=True).int()
+    t_starts = torch.searchsorted(columns[order], inputs, out_int32=True)
+    t_rows = torch.searchsorted(starts, places, right=True, out_int32=True)[order] - 1
+    weight = (starts, columns, values, t_starts, t_rows, order)
+    dx, dvalues, dbias = torch.ops.openwork.sparse_linear_backward(dy, x, *weight)
+    return dx, None, None, dvalues, dbias if ctx.biased else None, None
+
+
+torch.library.register_autograd("openwork::sparse_linear", _gradient, setup_context=_save, lib=operators)
+
+
 def _call(name: str, direct: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel itself, or, while torch.compile traces, its operator, which costs some 10 us more a call."""
-    return getattr(torch.ops.openwork, name) if torch.compiler.is_compiling() else direct
+    """The kernel itself, or, while someone traces, its operator, which costs some 10 us more a call."""
+    return getattr(torch.ops.openwork, name) if library.tracing() else direct
 
 
 class _SparseLinear(torch.autograd.Function):

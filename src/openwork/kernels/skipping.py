@@ -33,7 +33,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, selected: bool
     Where x is not mostly zero and AbsTopK is not next, or the compiled kernels are not there, this is F.linear itself.
     """
     inputs = (x, weight) if bias is None else (x, weight, bias)
-    fits = x.shape[-1] == weight.shape[1] and weight.is_contiguous()
+    fits = (
+        x.shape[-1] == weight.shape[1] and weight.is_contiguous() and (bias is None or bias.shape == weight.shape[:1])
+    )
     if fits and library.here(*inputs) and not torch.is_autocast_enabled("cpu"):
         x_NI = x.reshape(-1, x.shape[-1]).contiguous()
         if (selected and torch.is_grad_enabled()) or _skips(x_NI, weight.shape[0]):

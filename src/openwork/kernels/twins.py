@@ -55,7 +55,7 @@ def magnitudes(x: Tensor) -> Tensor:
     if not x.is_floating_point() or x.element_size() not in _INTEGER:
         raise TypeError(f"magnitudes of {x.dtype} cannot be compared; use float16, bfloat16, float32 or float64")
     integer = _INTEGER[x.element_size()]
-    infinity = torch.tensor(float("inf"), dtype=x.dtype).view(integer).item()
+    infinity = torch.tensor(float("inf"), dtype=x.dtype, device="cpu").view(integer).item()
     keys = x.detach().contiguous().view(integer) & torch.iinfo(integer).max
     return keys.clamp(max=infinity + 1)
 
@@ -94,7 +94,9 @@ def sparse_linear(
     """
     x_ND = x.detach().reshape(-1, x.shape[-1])
     indices = torch.stack([_lines(starts), columns.long()])
-    weight = torch.sparse_coo_tensor(indices, values.detach(), (d_out, x.shape[-1]), check_invariants=False)
+    weight = torch.sparse_coo_tensor(
+        indices, values.detach(), (d_out, x.shape[-1]), device=x.device, check_invariants=False
+    )
     y = torch.sparse.mm(weight, x_ND.T).T.reshape(*x.shape[:-1], d_out)
     return (y if bias is None else y + bias.detach()).contiguous()
 

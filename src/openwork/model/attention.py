@@ -21,6 +21,10 @@ from torch import Tensor
 from openwork.errors import UserError
 from openwork.kernels.attention import attention, fits
 
+_exporting = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)  # the former is there since PyTorch 2.7
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, kept: int = 0) -> Tensor:
     """Causal attention of q, k, v, each (batch, position, heads * d_head), with sink logits (heads,) or none.
@@ -34,15 +38,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, d_head: int, sink: Tensor | None, ke
     if k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[1] > k.shape[1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise UserError(f"queries, keys and values of the shapes {shapes} do not fit together")
+    batch, length, width = q.shape
+    if width % d_head or (sink is not None and sink.shape != (width // d_head,)):
+        sinks = "none" if sink is None else tuple(sink.shape)
+        raise UserError(f"{width} channels, heads of {d_head} and sink logits {sinks} do not fit together")
     if fits(q, k, v, d_head):
         return attention(q, k, v, d_head, sink if sink is None else sink.to(q), kept)
-    batch, length, width = q.shape
     q_BHTK, k_BHTK, v_BHTK = (x.unflatten(-1, (-1, d_head)).transpose(1, 2) for x in (q, k, v))
     if length < k.shape[1]:
         y_BHTK = attention_pattern(q, k, d_head, sink) @ v_BHTK
     elif sink is None:
         y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    elif _has_flash(q_BHTK):
+    elif _has_flash(q_BHTK) and not _exporting():  # an exported graph loses our backward pass
         y_BHTK = _SinkAttention.apply(q_BHTK, k_BHTK, v_BHTK, sink)
     else:
         y_BHTK = _extra_key_attention(q_BHTK, k_BHTK, v_BHTK, sink)

@@ -260,6 +260,7 @@ class Transformer(nn.Module):
         if config.bigram != "off":
             table = torch.zeros(config.d_vocab, config.d_vocab)
             self.bigram = nn.Parameter(table, requires_grad=config.bigram == "learned")
+        self.float()  # whatever PyTorch's default type is
         self._initialise(seed)
 
     @torch.no_grad()
@@ -394,4 +395,4 @@ class Transformer(nn.Module):
     def hash(self) -> str:
         """SHA-256 over the config, the weights and the tokenizer: the identity of the model."""
         about = json.dumps(asdict(self.config), sort_keys=True) + (self.tokenizer.hash if self.tokenizer else "")
-        return tensors_hash({**self.state_dict(), about: torch.zeros(0)})
+        return tensors_hash({**self.state_dict(), about: torch.zeros(0, dtype=torch.float32, device="cpu")})

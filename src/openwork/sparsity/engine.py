@@ -9,12 +9,23 @@ is worth it. So annealing starts dense and turns sparse by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from openwork import kernels
-from openwork.kernels import Product, SparseWeight, abs_topk, compress_below, gelu_abs_topk, linear, sparse_linears
+from openwork.kernels import (
+    Product,
+    SparseWeight,
+    abs_topk,
+    compress_below,
+    gelu_abs_topk,
+    library,
+    linear,
+    sparse_linears,
+)
 
 CROSSOVER = ((2**16, 1 / 3), (2**18, 1 / 6), (2**31 - 1, 1 / 8))
 """(entries of a weight, density below which skipping its zeros wins over skipping those of activations), measured by
@@ -29,6 +40,17 @@ def sparse_below(weight: Tensor) -> float:
     if not kernels.native or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 0.0
     return next((density for entries, density in CROSSOVER if weight.numel() <= entries), 0.0)
+
+
+def _count_fused_changes(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """PyTorch's fused optimizers change parameters without counting that."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            for parameter in group["params"]:
+                torch.autograd.graph.increment_version(parameter)
+
+
+register_optimizer_step_post_hook(_count_fused_changes)
 
 
 class SparseLinear(nn.Linear):
@@ -49,7 +71,8 @@ class SparseLinear(nn.Linear):
         self._of_few: Product | None = None
         """The product of the compressed weight with a few tokens, as it was last wanted."""
         self._seen: tuple[Tensor, int, int] | None = None
-        """The weight that was compressed, held so that no other takes its address, its address and its version."""
+        """The weight that was compressed, held so that no other takes its address, its address and its version. None
+        after a weight that an autograd graph made, so that the graph can go."""
 
     def compressed(self) -> SparseWeight | None:
         """The non-zeros of the weight as it is now; None while it is too dense to gain from that.
@@ -60,8 +83,9 @@ class SparseLinear(nn.Linear):
         now = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
         if seen is None or weight is not seen[0] or now != seen[1:] or now[1] < 0:  # a run may bring its own weights
             below = sparse_below(weight)
-            self._compressed = compress_below(weight, below) if below > 0 else None
-            self._seen, self._of_few = (weight, *now), None
+            with torch.inference_mode(False):  # its tensors could not be used in training
+                self._compressed = compress_below(weight, below) if below > 0 else None
+            self._seen, self._of_few = (weight, *now) if weight.grad_fn is None else None, None
         return self._compressed
 
     def forward(self, input: Tensor) -> Tensor:
@@ -90,7 +114,7 @@ class SparseLinear(nn.Linear):
         if self.kept is not None:
             dense = self.weight if self.watched is None else None
             return Product(self.kept, self.bias, self.watched, dense, k, gelu)
-        weight = None if torch.compiler.is_compiling() else self.compressed()  # compiled, the dense product
+        weight = None if library.tracing() else self.compressed()  # traced, the dense product
         if weight is None or torch.is_autocast_enabled(input.device.type):
             return None
         if torch.is_grad_enabled() or input.numel() > FEW_TOKENS * self.in_features:
@@ -98,7 +122,8 @@ class SparseLinear(nn.Linear):
         product, bias = self._of_few, self.bias
         if product is None or product.bias is not bias or product.k != k or product.gelu != gelu:
             by_input = weight.by_input() if product is None else product.by_input
-            self._of_few = product = Product(weight, bias, k=k, gelu=gelu, by_input=by_input)
+            product = Product(weight, bias, k=k, gelu=gelu, by_input=by_input)
+            self._of_few = product if bias is None or bias.grad_fn is None else None
         return product
 
 
