@@ -40,12 +40,14 @@ def with_kept(circuit: Circuit, kept: dict[str, list[int]]) -> Circuit:
     return replace(circuit, kept=tensors, edges=edges_between(circuit.model, tensors))
 
 
-def test_the_planted_circuit_passes_every_check_but_where_a_control_does_as_well(circuit):
-    """With zero ablation two of its three weights do the task, and in so small a model random circuits have these."""
-    names = ["sufficiency", "held-out templates", "necessity", "KL to the full model", "sufficiency, zero ablation"]
-    assert passed(circuit) == dict(zip(names, [True, True, True, True, False], strict=True))
-    *_, zero = verify(circuit, PlantedTask(), n_pairs=64).checks
-    assert zero.value < 0.01 and 0.1 < zero.control < checks.BROKEN
+def test_the_planted_circuit_passes_every_check(circuit):
+    assert list(passed(circuit).items()) == [
+        ("sufficiency", True),
+        ("held-out templates", True),
+        ("necessity", True),
+        ("KL to the full model", True),
+        ("sufficiency, zero ablation", True),
+    ]
 
 
 def test_a_circuit_of_decoys_fails_every_check_but_that_no_control_is_nearer_to_the_model(circuit):
