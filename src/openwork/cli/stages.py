@@ -152,8 +152,9 @@ def tasks(
         return _lint(lint, model, json_file)
     names = (*task_list.names(), *(file or ()))
     loaded = load_model(model) if model else None
-    for own in file or () if loaded else ():
-        task_list.get(own, loaded.tokenizer)  # what cannot be had ends here, not as a row among twenty
+    if loaded:
+        for own in file or ():
+            task_list.get(own, loaded.tokenizer)  # what cannot be had ends here, not as a row among twenty
     rows = try_tasks(loaded, names) if loaded else list_tasks(names)
     print_rows("tasks", rows) if model else print_pairs(rows)
     write_json(json_file, {"tasks": rows})
