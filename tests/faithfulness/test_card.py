@@ -219,7 +219,8 @@ def test_random_circuits_have_as_many_weights_of_every_matrix_on_ways_to_what_th
         }
         assert set(control.edges) <= set(edges_between(model, control.kept))
         written = {parse_node(edge.target, model.config.d_head)[1] for edge in edges["2.attn.resid_delta"]}
-        assert (model.unembed.weight[answers][:, sorted(written)] != 0).any(0).all()
+        read = {parse_node(edge.source, model.config.d_head)[1] for edge in edges["2.mlp.post_act"]}
+        assert (model.unembed.weight[answers][:, sorted(written - read)] != 0).any(0).all()
         assert {edge.target for edge in edges["2.attn.v"]} & {edge.source for edge in edges["2.attn.resid_delta"]}
 
 
