@@ -113,6 +113,13 @@ def test_no_edge_and_no_node_can_go(model):
         assert loss_with(tuple(edge for edge in circuit.edges if node not in edge[:2])) > circuit.target
 
 
+@pytest.mark.parametrize("decoys", [False, True])
+def test_what_does_the_task_on_the_fixed_pairs_alone_is_no_circuit(decoys):
+    """Two of the three weights are enough for a single fixed pair."""
+    circuit = prune(planted_model(decoys=decoys), PlantedTask(), config=replace(QUICK, fixed_pairs=1))
+    assert circuit.reached and found_edges(circuit) == EDGES
+
+
 @pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
 def test_zero_ablation_finds_it_too(kind):
     circuit = prune(planted_model(kind), PlantedTask(kind), config=replace(QUICK, ablation="zero"))
