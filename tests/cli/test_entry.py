@@ -240,6 +240,14 @@ def test_a_circuit_that_lies_with_its_model_is_known_by_its_name_or_its_place(op
     assert (lies / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
 
 
+def test_baselines_are_of_every_target(openwork, made, tmp_path):
+    prune = ("prune", made / "model", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK)
+    assert openwork(*prune, "--targets", "3,2", "--baselines", "--json", tmp_path / "q.json").status == 0
+    rows = json.loads((tmp_path / "q.json").read_text())["baselines"]
+    assert [row["target"] for row in rows] == [2, 2, 2, 3, 3, 3]
+    assert (tmp_path / "q-2.circuit").is_file() and (tmp_path / "q-3.circuit").is_file()
+
+
 def test_means_are_not_taken_from_a_corpus_of_another_tokenizer(openwork, made, tmp_path):
     shutil.copytree(made / "model", tmp_path / "m")
     (tmp_path / "m" / "means.safetensors").unlink()

@@ -307,3 +307,9 @@ def test_baselines_need_more_than_the_search(model):
     assert all(row["reached"] and row["loss"] <= QUICK.target for row in rows.values())
     assert rows["random"]["edges"] > len(circuit.edges) <= rows["attribution"]["edges"]
     assert rows["attribution"]["nodes"] < rows["magnitude"]["nodes"] < rows["random"]["nodes"]  # the best come first
+
+
+def test_baselines_do_the_task_on_the_validation_pairs_too():
+    """For a single fixed pair two of the three weights would be enough."""
+    rows = baselines(planted_model(decoys=True), PlantedTask(), config=replace(QUICK, fixed_pairs=1))
+    assert all(row["reached"] and row["edges"] >= len(EDGES) for row in rows)
