@@ -15,7 +15,7 @@ from openwork.pruning import search
 from openwork.pruning.calibration import SCALE_PRICE, calibrate, calibrated_losses
 from openwork.pruning.gates import StepGate, gate_of_node
 from openwork.pruning.judge import CheckedJudge, Judge
-from openwork.pruning.minimal import EXACT, _first_reaching, _in_turn, eliminate, fewest, roughly
+from openwork.pruning.minimal import EXACT, IN_VAIN, _batches, _in_turn, _shorter, eliminate, fewest, roughly
 from openwork.pruning.problem import ablation_values
 from openwork.pruning.universe import Universe
 from openwork.tasks import Pairs
@@ -135,6 +135,14 @@ def test_taken_in_turn_nothing_goes_where_all_is_needed():
     assert _in_turn(judge, torch.ones(10), 1 - torch.eye(10), 0.5) is None
 
 
+def test_taken_in_turn_it_ends_where_many_could_not_go():
+    n, needed = 40, set(range(IN_VAIN))
+    judge: Any = SimpleNamespace(losses=losses_needing(needed))
+    assert _in_turn(judge, torch.ones(n), 1 - torch.eye(n), 0.5) is None
+    left = _in_turn(judge, torch.ones(n), (1 - torch.eye(n))[1:], 0.5)
+    assert left is not None and set(left.nonzero().flatten().tolist()) == needed
+
+
 def test_what_could_not_go_before_is_tried_again_at_the_end():
     """Edge 0 can go only after edge 1; edge 1 and edge 3 can go alone, but not both, so that the second round is in
     vain; edge 2 is needed."""
@@ -143,7 +151,7 @@ def test_what_could_not_go_before_is_tried_again_at_the_end():
         return torch.tensor([0.0 if e[2] and (e[1] or e[3]) and (e[0] or not e[1]) else 1.0 for e in edges])
 
     universe = SimpleNamespace(source=torch.arange(4), target=torch.arange(4, 8))
-    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
+    judge: Any = SimpleNamespace(losses=losses_of, lower_bounds=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(4))
     assert eliminate(judge, torch.ones(4), 0.5).tolist() == [0, 0, 1, 1]
 
@@ -155,7 +163,7 @@ def test_a_node_goes_whole_where_its_edges_cannot_go_alone():
         return torch.tensor([0.0 if e[2] and e[0] == e[1] else 1.0 for e in edges])
 
     universe = SimpleNamespace(source=torch.tensor([0, 0, 1]), target=torch.tensor([2, 3, 4]))
-    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
+    judge: Any = SimpleNamespace(losses=losses_of, lower_bounds=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(3))
     assert eliminate(judge, torch.ones(3), 0.5).tolist() == [0, 0, 1]
 
@@ -171,42 +179,71 @@ def test_a_rough_clean_up_does_not_believe_the_steepest_promises():
     assert needed <= set(left.nonzero().flatten().tolist()) and left.sum() <= EXACT
 
 
+def by_bounds(losses, bounds):
+    """A judge of circuits whose edges all lie between nodes of their own, with lower bounds."""
+
+    def judge(n):
+        universe = SimpleNamespace(source=torch.arange(n), target=torch.arange(n, 2 * n))
+        made: Any = SimpleNamespace(losses=losses, lower_bounds=bounds, slopes=lambda edge: -torch.arange(float(n)))
+        made.universe, made.within = universe, lambda edge: (made, edge, torch.arange(n))
+        return made
+
+    return judge
+
+
 def test_what_could_not_go_is_looked_for_in_later_batches_too():
-    """Of 16 edges the flattest, and so those of the first of the four batches, are all needed."""
-    needed = set(range(4))
-    judge: Any = SimpleNamespace(losses=losses_needing(*[needed] * 16), slopes=lambda edge: torch.arange(16.0))
-    judge.losses = lambda edge: losses_needing(*[needed] * len(edge))(edge)
-    edge = torch.ones(16)
-    without = _first_reaching(judge, 1 - torch.eye(16), edge, torch.tensor(0.0), 0.5, batches=4)
-    assert [row.argmin().item() for row in without] == [4, 5, 6, 7]
-    assert not len(_first_reaching(judge, 1 - torch.eye(16)[:4], edge, torch.tensor(0.0), 0.5, batches=4))
+    """Of 16 edges the flattest, the last ones, and so those of the first of the four batches, are all needed."""
+    judged = []
+
+    def losses_of(edges):
+        judged.append(len(edges))
+        return losses_needing(*[{12, 13, 14, 15}] * len(edges))(edges)
+
+    judge, edge = by_bounds(losses_of, losses_of)(16), torch.ones(16)
+    shorter, without = _shorter(judge, edge, _batches(judge, edge, 4), (judge.lower_bounds,), 0.5)
+    assert shorter is not None and shorter.tolist() == [*[1] * 10, 0, 0, 1, 1, 1, 1]
+    assert [row.argmin().item() for row in without] == [11, 10, 9, 8]
+    assert sum(judged) < 16
+    edge[:12] = 0
+    shorter, without = _shorter(judge, edge, _batches(judge, edge, 4), (judge.lower_bounds,), 0.5)
+    assert shorter is None and not len(without)
 
 
-def test_of_each_seed_the_smallest_large_starts_are_cleaned_up_and_all_small_ones(monkeypatch):
-    def start(seed, loss, n_edges):
-        return search.Start(seed, torch.cat([torch.tensor([loss]), (torch.arange(4 * EXACT) < n_edges).float()]))
+def test_what_bounds_rule_out_is_not_judged_by_its_loss():
+    judged, needed = [], set(range(30))
 
-    monkeypatch.setattr(search, "roughly", lambda judge, edge, target, report: edge)
-    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1))
-    judge: Any = SimpleNamespace(losses=lambda edge: edge[:, 0])
+    def losses_of(edges):
+        judged.append(len(edges))
+        return losses_needing(*[needed] * len(edges))(edges)
+
+    def bounds(edges):
+        return losses_needing(*[needed] * len(edges))(edges)
+
+    assert eliminate(by_bounds(losses_of, bounds)(32), torch.ones(32), 0.5).sum() == 30
+    assert sum(judged) < 30
+
+
+def test_where_bounds_allow_what_losses_do_not_all_that_they_allow_is_judged():
+    """By the bounds any of eight edges can go, the first ones best; by the losses the last one alone, of all that
+    bounds allow."""
+
+    def losses_of(edges):
+        return 1 - (edges[:, :7].sum(1) == 7).float()
+
+    def bounds(edges):
+        return (edges * torch.arange(8, 0, -1)).sum(1) / 100
+
+    judge, edge = by_bounds(losses_of, bounds)(8), torch.ones(8)
+    assert eliminate(judge, edge, 0.5).tolist() == [1, 1, 1, 1, 1, 1, 1, 0]
+    assert eliminate(by_bounds(losses_of, losses_of)(8), edge, 0.5).tolist() == [1, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_small_starts_and_the_smallest_of_each_seed_are_cleaned_up():
     large = EXACT + 1
-    sizes = {
-        0: (large + 3, large, large + 1, large + 2),
-        1: (5, 1, 4, 2, 3, large),
-        2: (large, EXACT, large + 1),
-        3: (3 * EXACT, 2 * EXACT - 9, 2 * EXACT),
-        4: (2 * large, large),
-    }
-    starts = [start(seed, 0.01, size) for seed, several in sizes.items() for size in several]
-    kept = search._promising(problem, judge, [*starts, start(0, 0.2, 3), start(1, 0.2, 4)])
-    assert search.N_LARGE == 2
-    assert [(s.seed, int(s.edge[1:].sum())) for s in kept] == [
-        *((0, large), (0, large + 1)),
-        *((1, 1), (1, 2), (1, 3), (1, 4), (1, 5)),  # as many small ones as there are
-        *((2, EXACT), (2, large)),
-        *((3, 2 * EXACT - 9), (3, 2 * EXACT)),
-        (4, large),  # the other is twice as large
-    ]
+    sizes = [(1, 1), (1, 5), (2, EXACT), (0, large), (2, large), (0, large + 1), (3, 2 * EXACT), (3, 3 * EXACT)]
+    rough = [search.Start(seed, torch.ones(size)) for seed, size in sizes]
+    kept = [(s.seed, len(s.edge)) for s in search._promising(rough)]
+    assert kept == [(1, 1), (1, 5), (2, EXACT), (0, large), (3, 2 * EXACT)]
 
 
 def checked_by_nothing(monkeypatch):
@@ -228,7 +265,7 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch):
         return torch.tensor([0.01 * len({2, 3} - row) + (not any(one <= row for one in does)) for row in open_edges])
 
     universe = SimpleNamespace(source=torch.arange(6), target=torch.arange(6, 12), supplied=lambda edge: edge)
-    judge: Any = SimpleNamespace(losses=losses_of, slopes=torch.zeros_like, universe=universe)
+    judge: Any = SimpleNamespace(losses=losses_of, lower_bounds=losses_of, slopes=torch.zeros_like, universe=universe)
     judge.within = lambda edge: (judge, edge, torch.arange(6))
     problem: Any = checked_by_nothing(monkeypatch)
     monkeypatch.setattr(search, "build", built)
@@ -237,11 +274,58 @@ def test_the_union_of_two_circuits_is_cleaned_up_too(monkeypatch):
     assert [len(one.edges) for one in found] == [2]  # what is larger is not made
 
 
+def test_unions_of_large_circuits_are_taken_before_each_removal_is_tried(monkeypatch):
+    """Of the lower or the upper half of the edges none can go; of both together only the first of each is needed."""
+    tried, n = [], 2 * (EXACT + 1)
+
+    def rough(judge, edge, target, report):
+        both = edge[0] * edge[-1]
+        return edge * (1 - both) + both * (torch.tensor([1.0, *[0.0] * (n - 2), 1.0]))
+
+    def trying_each(judge, edge, target, report):
+        tried.append(int(edge.sum()))
+        return edge
+
+    monkeypatch.setattr(search, "build", built)
+    monkeypatch.setattr(search, "roughly", rough)
+    monkeypatch.setattr(search, "eliminate", trying_each)
+    judge: Any = SimpleNamespace(losses=lambda edges: torch.zeros(len(edges)))
+    upper = (torch.arange(n) >= n // 2).float()
+    starts = [search.Start(0, upper), search.Start(0, 1 - upper)]
+    found = search.smallest(checked_by_nothing(monkeypatch), judge, starts)
+    assert [len(one.edges) for one in found] == [2]
+    assert tried == [2]
+
+
+def test_starts_that_miss_the_target_are_not_cleaned_up():
+    problem: Any = SimpleNamespace(config=SimpleNamespace(target=0.1))
+    judge: Any = SimpleNamespace(losses=lambda edges: edges[:, 0])
+    starts = [search.Start(0, torch.tensor([loss, 1.0])) for loss in (0.2, 0.1, 0.05)]
+    ends = search._cleaned_up(problem, judge, starts, lambda judge, edge, target, report: edge)
+    assert [end.edge[0].item() for end in ends] == pytest.approx([0.05, 0.1])
+
+
+def test_the_smallest_so_far_is_joined_with_each_of_the_others(monkeypatch):
+    """Nothing can go of the first union; of the second one all but an edge can, which is joined with the last end."""
+    joined = []
+
+    def by(judge, edge, target, report):
+        joined.append(edge.nonzero().flatten().tolist())
+        return edge * (torch.arange(6) == 4) if edge[4] else edge
+
+    ends = [
+        search.Start(0, torch.zeros(6).index_fill(0, torch.tensor(i), 1.0)) for i in ([0, 1], [2, 3], [3, 4], [5, 0])
+    ]
+    judge: Any = SimpleNamespace(losses=lambda edges: torch.zeros(len(edges)))
+    found = search._with_unions(checked_by_nothing(monkeypatch), judge, ends, by)
+    assert joined == [[0, 1, 2, 3], [0, 1, 3, 4], [0, 4, 5]]
+    assert found[0].edge.nonzero().flatten().tolist() == [4] and len(found) == 5
+
+
 def test_every_seed_has_a_circuit_however_small_that_of_another_is(monkeypatch):
     problem: Any = checked_by_nothing(monkeypatch)
     monkeypatch.setattr(search, "build", built)
-    monkeypatch.setattr(search, "_promising", lambda problem, judge, starts: starts)
-    monkeypatch.setattr(search, "_cleaned_up", lambda problem, judge, start: start)
+    monkeypatch.setattr(search, "_cleaned_up", lambda problem, judge, starts, by: starts)
     starts = [search.Start(seed, (torch.arange(5) < n).float()) for seed, n in ((0, 1), (1, 3), (0, 2))]
     judge: Any = None
     found = search.smallest(problem, judge, starts)
@@ -263,6 +347,7 @@ def test_a_checked_judge_tells_the_worse_of_two_losses_that_share_a_calibration(
     worse = (of_others - own) * (own <= most)
     assert (own > most).any() and worse.max() > 1
     torch.testing.assert_close(checked.losses(edges), torch.where(own <= most, own.maximum(of_others), own))
+    assert torch.equal(checked.lower_bounds(edges), own) and torch.equal(judge.lower_bounds(edges), own)
     at = int(worse.argmax())
     inner, edge, _ = checked.within(edges[at])
     torch.testing.assert_close(inner.losses(edge[None]), of_others[at : at + 1], rtol=1e-3, atol=0)

@@ -45,6 +45,10 @@ class Judge:
         """Calibrated losses (M,) in nats of the circuits edge (M, edges)."""
         return calibrated_losses(self.differences(edge)).float()
 
+    def lower_bounds(self, edge: Tensor) -> Tensor:
+        """What `losses` (M,) of the circuits edge (M, edges) are at least, by less work where there is less to do."""
+        return self.losses(edge)
+
     def slopes(self, edge: Tensor) -> Tensor:
         """To first order, how much the loss of one circuit edge (edges,) rises where each open edge is closed."""
         gate = edge[None].clone().requires_grad_()
@@ -76,6 +80,9 @@ class CheckedJudge(Judge):
         low = (losses <= self.most).nonzero().squeeze(1)
         of_others = Pairs.losses(scale[low] * self.others.differences(edge[low]) + shift[low]).float()
         return losses.index_put((low,), losses[low].maximum(of_others))
+
+    def lower_bounds(self, edge: Tensor) -> Tensor:
+        return super().losses(edge)
 
     def within(self, edge: Tensor) -> tuple[Judge, Tensor, Tensor]:
         judge, inner, places = super().within(edge)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,15 @@ EXACT = 256
 """Open edges from which on each removal is tried, not estimated from gradients."""
 AGAIN = 8
 """Batches in which what could not go before is tried again, until one has something that can."""
+IN_VAIN = 8
+"""Removals taken in turn that may fail before all that are left are judged anew."""
 Report = Callable[[int, float], None]
 """Gets the number of edges and the loss."""
+Losses = Callable[[Tensor], Tensor]
+"""Gives the losses (M,) of the circuits edge (M, edges)."""
 
 
-def fewest(ranking: Tensor, losses_of: Callable[[Tensor], Tensor], target: float) -> Tensor:
+def fewest(ranking: Tensor, losses_of: Losses, target: float) -> Tensor:
     """For each of M rankings (M, n) of gates, the most needed first, the length of the shortest head with a loss of at
     most `target`; n + 1 where none has.
 
@@ -71,17 +75,16 @@ def eliminate(judge: Judge, edge: Tensor, target: float, report: Report = lambda
     circuit = _Inner.of(judge, roughly(judge, edge, target, report))
     trials, batches = None, 1
     while True:
-        inner, left, loss = circuit.judge, circuit.edge, circuit.loss()
-        report(int(left.sum()), float(loss))
-        every = trials is None
+        inner, left = circuit.judge, circuit.edge
+        report(int(left.sum()), float(circuit.loss()))
         if trials is None:
-            without = _first_reaching(inner, _every(inner, left), left, loss, target, batches)
+            by = (inner.lower_bounds, inner.losses)
+            shorter, without = _shorter(inner, left, _batches(inner, left, batches), by, target)
+            if shorter is None:
+                return circuit.outer()
             batches = AGAIN
         else:
-            without = _reaching(inner, trials, left, loss, target)
-        shorter = (_in_turn if left.sum() > EXACT else _fewer)(inner, left, without, target)
-        if shorter is None and every:
-            return circuit.outer()
+            shorter, without = _shorter(inner, left, [trials], (inner.lower_bounds,), target)
         trials = None
         if shorter is not None:
             circuit, kept = circuit.shrunk(shorter)
@@ -137,22 +140,37 @@ def _every(judge: Judge, edge: Tensor) -> Tensor:
     return torch.cat([_without_edges(edge), _without_nodes(judge, edge)])
 
 
-def _first_reaching(judge: Judge, trials: Tensor, edge: Tensor, loss: Tensor, target: float, batches: int) -> Tensor:
-    """As `_reaching`, of the first batch of so many in which any does, in the order of the gradient's estimates."""
-    if batches == 1 or not len(trials):
-        return _reaching(judge, trials, edge, loss, target)
-    order = ((edge - trials) @ judge.slopes(edge)).argsort(stable=True)
-    for batch in order.chunk(batches):
-        without = _reaching(judge, trials[batch], edge, loss, target)
-        if len(without):
-            return without
-    return trials[:0]
+def _batches(judge: Judge, edge: Tensor, n: int) -> Iterable[Tensor]:
+    """The circuit without each edge and without each node: one batch, or `n` in the order of gradients' estimates."""
+    trials = _every(judge, edge)
+    if n == 1 or not len(trials):
+        return [trials]
+    return trials[((edge - trials) @ judge.slopes(edge)).argsort(stable=True)].chunk(n)
 
 
-def _reaching(judge: Judge, trials: Tensor, edge: Tensor, loss: Tensor, target: float) -> Tensor:
+def _shorter(
+    judge: Judge, edge: Tensor, batches: Iterable[Tensor], by: Iterable[Losses], target: float
+) -> tuple[Tensor | None, Tensor]:
+    """The circuit less what can go of the first of `batches` of trials of which anything can, None where nothing can;
+    and which of these trials were not ruled out.
+
+    A trial is ruled out `by` its lower bound; only where nothing can go of what then costs least, by its loss too. What
+    goes is always told by losses.
+    """
+    close, trials = _in_turn if edge.sum() > EXACT else _fewer, edge[None][:0]
+    for trials in batches:
+        for losses_of in by:
+            trials = _reaching(losses_of, trials, edge, target)
+            shorter = close(judge, edge, trials, target)
+            if shorter is not None:
+                return shorter, trials
+    return None, trials
+
+
+def _reaching(losses_of: Losses, trials: Tensor, edge: Tensor, target: float) -> Tensor:
     """Those of `trials` whose loss is at most `target`, that which costs least per edge first."""
-    losses = judge.losses(trials)
-    cost = (losses - loss) / (edge.sum() - trials.sum(1))
+    losses = losses_of(trials)
+    cost = (losses - losses_of(edge[None])) / (edge.sum() - trials.sum(1))
     order = cost.argsort(stable=True)
     return trials[order[losses[order] <= target]]
 
@@ -175,16 +193,17 @@ def _fewer(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor
 
 
 def _in_turn(judge: Judge, edge: Tensor, without: Tensor, target: float) -> Tensor | None:
-    """The circuit less what as many of `without` lack as the loss allows, taken in turn: many at once, then fewer."""
-    left, at, together = edge, 0, len(without) // 4 + 1
-    while at < len(without):
+    """The circuit less what as many of `without` lack as the loss allows, taken in turn: many at once, then fewer,
+    until `IN_VAIN` single ones could not go."""
+    left, at, together, in_vain = edge, 0, len(without) // 4 + 1, 0
+    while at < len(without) and in_vain < IN_VAIN:
         shorter = left * without[at : at + together].prod(0)
         if judge.losses(shorter[None])[0] <= target:
             left, at = shorter, at + together
         elif together > 1:
             together //= 2
         else:
-            at += 1
+            at, in_vain = at + 1, in_vain + 1
     return None if torch.equal(left, edge) else left
 
 

@@ -8,7 +8,7 @@ shortlist nodes by gradients of the whole model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,10 +29,8 @@ from openwork.pruning.universe import Universe
 from openwork.tasks import Task
 
 MOST_CANDIDATES = 4096
-N_LARGE = 2
-"""Starts of a seed that are cleaned up to the end even where they are large, if not ..."""
-TOO_LARGE = 1.5
-"""... so many times larger than the smallest."""
+CleanUp = Callable[[Judge, Tensor, float, Callable[[int, float], None]], Tensor]
+"""`roughly` or `eliminate`."""
 
 
 def prune(
@@ -108,60 +106,61 @@ class Start:
 def smallest(problem: Problem, judge: Judge, starts: list[Start]) -> list[Circuit]:
     """Locally minimal circuits within the most promising of `starts`, and within unions of these circuits.
 
-    Two circuits that do the task by partly different edges together hold a third, often smaller than both. They reach
-    the target both on the fixed pairs and on the validation pairs, and without any edge or node on one of them do not.
+    They reach the target both on the fixed pairs and on the validation pairs, and without any edge or node on one of
+    them do not.
     """
     judge = CheckedJudge(judge, problem.validation, problem.config.target)
-    cleaned = (_cleaned_up(problem, judge, start) for start in _promising(problem, judge, starts))
-    ends = _different(end for end in cleaned if end)
-    best = ends[:1]
-    for other in ends[1:]:
-        union = replace(best[-1], edge=torch.maximum(best[-1].edge, other.edge))
-        if (child := _cleaned_up(problem, judge, union)) and _n_edges(child) < _n_edges(best[-1]):
-            best.append(child)
+    rough = _with_unions(problem, judge, _cleaned_up(problem, judge, starts, roughly), roughly)
+    ends = _with_unions(problem, judge, _cleaned_up(problem, judge, _promising(rough), eliminate), eliminate)
     circuits: list[Circuit] = []
-    for end in _different((*ends, *best)):
+    for end in ends:
         if not any(c.reached and c.seed == end.seed and len(c.edges) < _n_edges(end) for c in circuits):
             circuits.append(build(problem, judge, end.edge, end.seed))
     return circuits
 
 
-def _different(ends: Iterable[Start]) -> list[Start]:
+def _cleaned_up(problem: Problem, judge: Judge, starts: list[Start], by: CleanUp) -> list[Start]:
+    """What is left at the target of those of `starts` that reach it, each end once, the smallest first."""
+    target, ends = problem.config.target, []
+    for start in starts:
+
+        def report(size: int, loss: float, seed: int = start.seed) -> None:
+            problem.report({"phase": "clean up", "seed": seed, "loss": loss, "size": size})
+
+        if judge.losses(start.edge[None])[0] <= target:
+            ends.append(replace(start, edge=by(judge, start.edge, target, report)))
+    return _different(ends)
+
+
+def _with_unions(problem: Problem, judge: Judge, ends: list[Start], by: CleanUp) -> list[Start]:
+    """`ends`, the smallest first, and what is smaller still within unions of the smallest with each of the others.
+
+    Two circuits that do the task by partly different edges together hold a third, often smaller than both.
+    """
+    best = ends[:1]
+    for other in ends[1:]:
+        union = replace(best[-1], edge=torch.maximum(best[-1].edge, other.edge))
+        best += [end for end in _cleaned_up(problem, judge, [union], by) if _n_edges(end) < _n_edges(best[-1])]
+    return _different([*ends, *best])
+
+
+def _different(ends: list[Start]) -> list[Start]:
     """Each of `ends` once, the smallest first."""
     return sorted({(end.seed, *end.edge.tolist()): end for end in ends}.values(), key=_n_edges)
 
 
-def _promising(problem: Problem, judge: Judge, starts: list[Start]) -> list[Start]:
-    """Those of `starts` that do the task, but of each seed only the `N_LARGE` smallest large ones, not `TOO_LARGE`.
+def _promising(rough: list[Start]) -> list[Start]:
+    """Of `rough`, the smallest first, those small enough that each removal is tried, and the smallest of each seed.
 
-    That is, smallest once roughly cleaned up. To try every edge of all of these would cost most of the time, and brings
-    hardly ever a larger one ahead of a smaller one.
+    To try every edge of large ones would cost most of the time, and brings hardly ever a larger one ahead of a smaller
+    one.
     """
-    rough = [(end, start) for start in starts if (end := _cleaned_up(problem, judge, start, by=roughly))]
-    rough.sort(key=lambda pair: _n_edges(pair[0]))
-    kept: dict[int, list[Start]] = {start.seed: [] for start in starts}
-    least = {end.seed: _n_edges(end) for end, _ in reversed(rough)}
-    for end, start in rough:
-        near = _n_edges(end) <= TOO_LARGE * least[end.seed]
-        if _n_edges(end) <= EXACT or (near and len(kept[start.seed]) < N_LARGE):
-            kept[start.seed].append(start)
-    return [start for of_seed in kept.values() for start in of_seed]
+    least = {end.seed: end for end in reversed(rough)}
+    return [end for end in rough if _n_edges(end) <= EXACT or end is least[end.seed]]
 
 
 def _n_edges(start: Start) -> float:
     return float(start.edge.sum())
-
-
-def _cleaned_up(problem: Problem, judge: Judge, start: Start, by: Callable[..., Tensor] = eliminate) -> Start | None:
-    """What is left of `start` at the target; None if it does not reach that itself."""
-
-    def report(size: int, loss: float) -> None:
-        problem.report({"phase": "clean up", "seed": start.seed, "loss": loss, "size": size})
-
-    target = problem.config.target
-    if judge.losses(start.edge[None])[0] > target:
-        return None
-    return replace(start, edge=by(judge, start.edge, target, report))
 
 
 def _told(circuit: Circuit) -> dict[str, Any]:
