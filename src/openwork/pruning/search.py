@@ -152,8 +152,8 @@ def _different(ends: list[Start]) -> list[Start]:
 def _promising(rough: list[Start]) -> list[Start]:
     """Of `rough`, the smallest first, those small enough that each removal is tried, and the smallest of each seed.
 
-    To try every edge of large ones would cost most of the time, and brings hardly ever a larger one ahead of a smaller
-    one.
+    To try every edge of all large ones would cost most of the time; what a second one may bring is little once unions
+    were taken.
     """
     least = {end.seed: end for end in reversed(rough)}
     return [end for end in rough if _n_edges(end) <= EXACT or end is least[end.seed]]
