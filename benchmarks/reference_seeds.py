@@ -1,10 +1,11 @@
-"""The reference model over seeds: sparse models by its recipe, and the circuit of every task that each of them can do.
+"""The reference pair over seeds: both models by their recipes, and the circuit of every task that each of them can do.
 
-    python benchmarks/reference_seeds.py [--seeds 1,2] [--shared] [--work runs/reference]
+    python benchmarks/reference_seeds.py [--seeds 1,2] [--work runs/reference]
 
-Seed 0 is `reference-sparse` with the circuits that come with it. The others are trained here, about 90 minutes each on
-one thread, and pruned as it was, one task a process. Beside the circuits' sizes and cards stands how many times more
-edges the dense model's circuits have. What is there is not made again, so that a run that was stopped goes on.
+Seed 0 are the models that come with the package, with their circuits. The others are trained here, the sparse one in
+about 90 minutes of one thread, the dense one in 15, and pruned as those were, one task a process. Printed are the edges
+of every circuit, how many times more of them the dense models' circuits have, each sparse model against each dense one,
+and what the sparse models' cards say. What is there is not made again, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import math
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -26,96 +28,117 @@ from rich.console import Console
 from openwork import tasks
 from openwork.artifacts import write_atomically
 from openwork.cli.output import print_rows
-from openwork.corpus import build_corpus
+from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
-from openwork.frontier.compare import CAN_DO
-from openwork.models import circuits, load_model, path
+from openwork.frontier.compare import CAN_DO, SIDES
+from openwork.models import load_model, path
 from openwork.progress import corpus_progress, training_progress
-from openwork.pruning import load_circuit
 from openwork.tasks.survey import try_tasks
 from openwork.training import read_metrics, train
+
+
+@dataclass
+class Trained:
+    """One model: where it is, its loss on every task, and what was measured of its circuits (`measure`)."""
+
+    name: str
+    directory: Path
+    unpruned: dict[str, float]
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> dict[str, dict[str, Any]]:
+        """The circuits that reached their target, by task."""
+        return {task: numbers for task, numbers in self.found.items() if numbers["reached"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/reference"))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
-    parser.add_argument("--shared", action="store_true", help="Only the tasks that the dense model can do too.")
     options = parser.parse_args()
     console = Console()
     with corpus_progress(console) as progress:
         corpus = build_corpus(SOURCE, options.work / "corpus", progress=progress)
-    others = {seed: options.work / "seeds" / str(seed) for seed in options.seeds if seed != 0}
-    models = {0: path("reference-sparse")} | others
-    for seed, model in models.items():
-        if not (model / "config.json").is_file():
-            with training_progress(console) as report:
-                train(corpus, replace(CONFIGS["sparse"], seed=seed), model, report)
-    unpruned = {seed: losses(model) for seed, model in models.items()}
-    other = load_model(path("reference-dense"))
-    dense = {task: len(load_circuit(file, other).edges) for task, file in circuits(path("reference-dense")).items()}
-    order = [task for task in tasks.names() if task in dense or not options.shared]
-    todo = [(seed, task) for task in order for seed in models if unpruned[seed][task]["loss"] < CAN_DO]
-    found: dict[int, dict[str, dict[str, Any]]] = {seed: {} for seed in models}
+    seeds = sorted({0, *options.seeds})
+    sides = {side: [trained(side, seed, options.work, corpus, console) for seed in seeds] for side in SIDES}
+    models = [model for side in SIDES for model in sides[side]]
+    todo = [(model, task) for task in tasks.names() for model in models if model.unpruned[task] < CAN_DO]
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
-        jobs = pool.map(measure, [models[seed] for seed, _ in todo], [task for _, task in todo])
-        for (seed, task), numbers in zip(todo, jobs, strict=True):
-            found[seed][task] = numbers
-            console.print(f"seed {seed}, {task}: {numbers['edges']} edges")
-    print_rows("edges, and the loss on held-out templates", [by_task(task, found, unpruned, dense) for task in order])
-    summary = [
-        of_seed(seed, read_metrics(model)[-1], found[seed], unpruned[seed], dense) for seed, model in models.items()
-    ]
-    print_rows(f"circuits at {TARGET} nats; sparse / dense", summary)
-    numbers = {"unpruned": unpruned, "found": found, "seeds": summary}
+        jobs = pool.map(measure, [model.directory for model, _ in todo], [task for _, task in todo])
+        for (model, task), numbers in zip(todo, jobs, strict=True):
+            model.found[task] = numbers
+            console.print(f"{model.name}, {task}: {numbers['edges']} edges")
+    print_rows("edges", [by_task(task, models) for task in tasks.names() if any(task in m.found for m in models)])
+    pairs = [pair(sparse, dense, models) for sparse, dense in product(*sides.values())]
+    print_rows(f"sparse / dense, circuits at {TARGET} nats; geometric means", pairs)
+    summary = [of_model(model) for model in models]
+    print_rows(f"circuits at {TARGET} nats", summary)
+    of_each = {model.name: {"unpruned": model.unpruned, "found": model.found} for model in models}
+    numbers = {"models": of_each, "pairs": pairs, "summary": summary}
     write_atomically(options.work / "seeds.json", json.dumps(numbers, indent=2) + "\n")
 
 
-def losses(directory: Path) -> dict[str, dict[str, float]]:
-    """The unpruned loss of every task, of its validation and its held-out templates; measured once a model."""
+def trained(side: str, seed: int, work: Path, corpus: Corpus, console: Console) -> Trained:
+    """The model of this seed, trained if it is not there, and its loss on every task, measured once."""
+    if seed == 0:
+        directory = path(f"reference-{side}")
+        measured = json.loads((directory / "config.json").read_text())["about"]["tasks"]
+        return Trained(f"{side} {seed}", directory, {task: losses["loss"] for task, losses in measured.items()})
+    directory = work / "seeds" / str(seed) / side
+    if not (directory / "config.json").is_file():
+        with training_progress(console) as report:
+            train(corpus, replace(CONFIGS[side], seed=seed), directory, report)
     kept = directory / "tasks.json"
-    if directory == path("reference-sparse"):
-        return json.loads((directory / "config.json").read_text())["about"]["tasks"]
     if not kept.is_file():
-        rows = try_tasks(load_model(directory), tasks.names())
-        measured = {row["task"]: {"loss": row["loss"], "held_out": row["held-out loss"]} for row in rows}
-        write_atomically(kept, json.dumps(measured, indent=2) + "\n")
-    return json.loads(kept.read_text())
+        losses = {row["task"]: row["loss"] for row in try_tasks(load_model(directory), tasks.names())}
+        write_atomically(kept, json.dumps(losses, indent=2) + "\n")
+    return Trained(f"{side} {seed}", directory, json.loads(kept.read_text()))
 
 
-def by_task(
-    task: str, found: dict[int, dict[str, dict[str, Any]]], unpruned: dict[int, dict[str, Any]], dense: dict[str, int]
-) -> dict[str, Any]:
-    """One row for a task: its circuits' edges and held-out losses, seed by seed."""
+def by_task(task: str, models: list[Trained]) -> dict[str, Any]:
+    """One row for a task: the edges of its circuit in each model."""
     row: dict[str, Any] = {"task": task}
-    for seed, numbers in found.items():
-        if task not in numbers:
-            row[f"seed {seed}"] = f"not done ({unpruned[seed][task]['loss']:.2f})"
-        elif not numbers[task]["reached"]:
-            row[f"seed {seed}"] = f"missed ({numbers[task]['loss']:.3f})"
+    for model in models:
+        if task not in model.found:
+            row[model.name] = f"not done ({model.unpruned[task]:.2f})"
+        elif task not in model.reached:
+            row[model.name] = f"missed ({model.found[task]['loss']:.3f})"
         else:
-            row[f"seed {seed}"] = f"{numbers[task]['edges']}, held-out {numbers[task]['held_out']:.3f}"
-    return {**row, "dense": dense.get(task, "")}
+            row[model.name] = model.found[task]["edges"]
+    return row
 
 
-def of_seed(
-    seed: int, last: dict[str, Any], found: dict[str, Any], unpruned: dict[str, Any], dense: dict[str, int]
-) -> dict[str, Any]:
-    """One row for a seed: its tasks, and its circuits beside those of the dense model."""
-    reached = {task: numbers for task, numbers in found.items() if numbers["reached"]}
-    shared = [task for task in reached if task in dense]
-    edges = geometric_mean(max(1, reached[task]["edges"]) for task in shared) if shared else math.nan
-    of_dense = geometric_mean(dense[task] for task in shared) if shared else math.nan
+def pair(sparse: Trained, dense: Trained, models: list[Trained]) -> dict[str, Any]:
+    """One row for a sparse model against a dense one, on the tasks of both and on those of all models."""
+    both = [task for task in sparse.reached if task in dense.reached]
+    every = [task for task in both if all(task in model.reached for model in models)]
+    row: dict[str, Any] = {"pair": f"{sparse.name}, {dense.name}", "tasks": len(both)}
+    for kind in ("edges", "nodes"):
+        one, other = mean(sparse, kind, both), mean(dense, kind, both)
+        row |= {kind: f"{one:.1f} / {other:.1f}", f"times, {kind}": other / one}
+    times = mean(dense, "edges", every) / mean(sparse, "edges", every)
+    return {**row, "tasks of all": len(every), "times, edges of these": times}
+
+
+def mean(model: Trained, kind: str, names: list[str]) -> float:
+    """The geometric mean of the circuits' edges or nodes over some tasks; not a number over none."""
+    return geometric_mean(max(1, model.reached[name][kind]) for name in names) if names else math.nan
+
+
+def of_model(model: Trained) -> dict[str, Any]:
+    """One row for a model: what it can do, how large its circuits are, and how many of them each check says no to."""
+    reached = model.reached.values()
+    says_no = [check for numbers in reached for check in numbers["says_no"]]
     return {
-        "seed": seed,
-        "validation loss": last["validation_loss"],
-        "tasks done": sum(losses["loss"] < CAN_DO for losses in unpruned.values()),
+        "model": model.name,
+        "validation loss": read_metrics(model.directory)[-1]["validation_loss"],
+        "tasks done": len(model.found),
         "circuits": len(reached),
-        "median edges": median(numbers["edges"] for numbers in reached.values()) if reached else math.nan,
-        "0.1 worse held-out": ", ".join(t for t, n in reached.items() if n["held_out"] > n["loss"] + 0.1),
-        "shared tasks": len(shared),
-        "edges": f"{edges:.1f} / {of_dense:.1f}",
-        "times": of_dense / edges,
+        "median edges": median(numbers["edges"] for numbers in reached) if reached else math.nan,
+        "median scale": median(numbers["scale"] for numbers in reached) if reached else math.nan,
+        "0.1 worse held-out": ", ".join(t for t, n in model.reached.items() if n["held_out"] > n["loss"] + 0.1),
+        "checks that say no": ", ".join(f"{check} {says_no.count(check)}" for check in dict.fromkeys(says_no)),
     }
 
 
