@@ -152,6 +152,7 @@ def measure(directory: Path, name: str) -> dict[str, Any]:
         "nodes": len(circuit.nodes),
         "edges": len(circuit.edges),
         "loss": circuit.losses["circuit"],
+        "scale": circuit.scale,
         "reached": circuit.reached,
     }
     if circuit.reached:

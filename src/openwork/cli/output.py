@@ -36,6 +36,7 @@ def circuit_numbers(circuit: Any) -> dict[str, Any]:
         "loss_unpruned": circuit.losses["unpruned"],
         "loss_circuit": circuit.losses["circuit"],
         "loss_circuit_uncalibrated": circuit.losses["circuit_uncalibrated"],
+        "calibration_scale": circuit.scale,
         "nodes": len(circuit.nodes),
         "possible_nodes": circuit.n_possible_nodes,
         "edges": len(circuit.edges),
