@@ -52,6 +52,8 @@ class Lines:
         """What tokens alone decide, (K,) each."""
         self.varying: list[int] = []
         """Channels of the stream that varying nodes have written to."""
+        self.unsaid: dict[int, tuple[list[str], float]] = {}
+        """Of these, the sums that no line has said yet: what was written since the stream was last read."""
         self.row = {token: i for i, token in enumerate(tokens.tolist())}
         self.tokens = tokens
         self.weights = model.weights_of(circuit.edges, circuit.ablation_values)
@@ -130,6 +132,7 @@ class Lines:
             self.columns |= {names[channel]: normed[:, channel] for channel in wanted}
             return dict(names)
         self._say(f"{says}, after RMSNorm")
+        self._sum_up()
         tag = f"{part}{layer}"
         self.columns[f"squares_{tag}"] = stream.squares()
         self.body.append(f"size = {self._rms(f'squares_{tag}')}")
@@ -217,13 +220,25 @@ class Lines:
         self.stream.add(others)
         self.varying += new
         for channel in self.varying:
-            value, before = written.get(channel), f"{'e' if channel in new else 'x'}{channel}"
-            summed = total([before, *([value] if isinstance(value, str) else [])], float(others[channel]))
-            if summed != f"x{channel}" or self.stream.relu:
-                self._let(f"x{channel}", f"relu({summed})" if self.stream.relu else summed)
+            terms, constant = self.unsaid.get(channel, ([f"{'e' if channel in new else 'x'}{channel}"], 0.0))
+            value = written.get(channel)
+            written_too = [value] if isinstance(value, str) else []
+            self.unsaid[channel] = (terms + written_too, constant + float(others[channel]))
+        if self.stream.relu:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Say what the channels of the stream hold by now, where it has changed."""
+        for channel, (terms, constant) in self.unsaid.items():
+            name, summed = f"x{channel}", total(terms, constant)
+            if summed != name or self.stream.relu:
+                self._let(name, f"relu({summed})" if self.stream.relu else summed)
+        self.unsaid.clear()
 
     def _end(self) -> None:
         """What the unembedding reads of the last token."""
+        self.body += ["", "# The answers: the unembedding reads the last token's stream, after RMSNorm."]
+        self._sum_up()
         self.columns["squares_end"] = self.stream.squares()
         self.size = self._rms("squares_end", "[-1]")
         self.norm = self.model.final_norm.weight.detach().double()

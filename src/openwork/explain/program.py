@@ -140,8 +140,6 @@ def logits(tokens, answers):
     n = len(tokens)
 {columns}
 {body}
-
-    # The answers: the unembedding reads the last token's stream, after RMSNorm.
     last = [{channels}]
     size = {size}
     found = []
