@@ -1,11 +1,11 @@
 """The reference pair over seeds: both models by their recipes, and the circuit of every task that each of them can do.
 
-    python benchmarks/reference_seeds.py [--seeds 1,2] [--work runs/reference]
+    python benchmarks/reference_seeds.py [--sparse 1 2 ...] [--dense 1 2 ...] [--work runs/reference]
 
 Seed 0 are the models that come with the package, with their circuits. The others are trained here, the sparse one in
 about 90 minutes of one thread, the dense one in 15, and pruned as those were, one task a process. Printed are the edges
 of every circuit, how many times more of them the dense models' circuits have, each sparse model against each dense one,
-and what the sparse models' cards say. What is there is not made again, so that a run that was stopped goes on.
+and what the cards say. What is there is not made again, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -55,13 +55,16 @@ class Trained:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/reference"))
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
+    for side in SIDES:
+        parser.add_argument(
+            f"--{side}", type=int, nargs="+", default=[1], metavar="SEED", help=f"Seeds of {side} models, besides 0."
+        )
     options = parser.parse_args()
     console = Console()
     with corpus_progress(console) as progress:
         corpus = build_corpus(SOURCE, options.work / "corpus", progress=progress)
-    seeds = sorted({0, *options.seeds})
-    sides = {side: [trained(side, seed, options.work, corpus, console) for seed in seeds] for side in SIDES}
+    seeds = {side: sorted({0, *getattr(options, side)}) for side in SIDES}
+    sides = {side: [trained(side, seed, options.work, corpus, console) for seed in seeds[side]] for side in SIDES}
     models = [model for side in SIDES for model in sides[side]]
     todo = [(model, task) for task in tasks.names() for model in models if model.unpruned[task] < CAN_DO]
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=alone) as pool:
@@ -70,7 +73,7 @@ def main() -> None:
             model.found[task] = numbers
             console.print(f"{model.name}, {task}: {numbers['edges']} edges")
     print_rows("edges", [by_task(task, models) for task in tasks.names() if any(task in m.found for m in models)])
-    pairs = [pair(sparse, dense, models) for sparse, dense in product(*sides.values())]
+    pairs = [pair(sparse, dense, models) for sparse, dense in product(sides["sparse"], sides["dense"])]
     print_rows(f"sparse / dense, circuits at {TARGET} nats; geometric means", pairs)
     summary = [of_model(model) for model in models]
     print_rows(f"circuits at {TARGET} nats", summary)
@@ -138,7 +141,7 @@ def of_model(model: Trained) -> dict[str, Any]:
         "median edges": median(numbers["edges"] for numbers in reached) if reached else math.nan,
         "median scale": median(numbers["scale"] for numbers in reached) if reached else math.nan,
         "0.1 worse held-out": ", ".join(t for t, n in model.reached.items() if n["held_out"] > n["loss"] + 0.1),
-        "checks that say no": ", ".join(f"{check} {says_no.count(check)}" for check in dict.fromkeys(says_no)),
+        "checks that say no": "; ".join(f"{check} {says_no.count(check)}" for check in dict.fromkeys(says_no)),
     }
 
 
