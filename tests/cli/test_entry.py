@@ -20,6 +20,7 @@ from openwork.cli import output
 from openwork.cli.output import print_rows, write_json
 from openwork.corpus import Tokenizer
 from openwork.models import load_model
+from openwork.pruning import load_circuit
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,15 @@ def test_a_circuit_that_lies_with_its_model_is_known_by_its_name_or_its_place(op
         assert f"{path} lies in no model's circuits, so say with --model" in openwork("explain", path).line()
     assert "is given twice" in openwork(*by_name, "--out", lies / "q.circuit").line()
     assert (lies / "q.circuit").read_bytes() == (made / "q.circuit").read_bytes()
+
+
+def test_prune_reports_the_circuit_that_it_wrote(openwork, made, tmp_path):
+    out, report = tmp_path / "q.circuit", tmp_path / "q.json"
+    ended = openwork("prune", made / "model", "single_double_quote", "--out", out, *QUICK, "--json", report)
+    circuit, told = load_circuit(out, load_model(made / "model")), json.loads(report.read_text())
+    assert (told["nodes"], told["edges"]) == (len(circuit.nodes), len(circuit.edges))
+    assert (told["loss_circuit"], told["calibration_scale"]) == (circuit.losses["circuit"], circuit.scale)
+    assert "calibration scale" in ended.out
 
 
 def test_baselines_are_of_every_target(openwork, made, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -153,5 +154,8 @@ def test_no_name_of_a_task_becomes_code():
 def test_every_reference_circuit_can_be_written_as_a_program_that_agrees(file):
     model = models.load_model(models.path("reference-sparse"))
     circuit = load_circuit(file, model)
-    _, numbers = write_program(circuit, model, tasks.get(circuit.task, model.tokenizer))
+    text, numbers = write_program(circuit, model, tasks.get(circuit.task, model.tokenizer))
     assert max(numbers["differs"].values()) <= 1e-4 and numbers["pairs"] == circuit.n_pairs
+    for until_read in text.split("size = "):
+        summed = re.findall(r"^ +(x\d+) = ", until_read, re.MULTILINE)
+        assert len(summed) == len(set(summed)), "a channel of the stream has one line for each time that it is read"
