@@ -250,6 +250,17 @@ def test_prune_reports_the_circuit_that_it_wrote(openwork, made, tmp_path):
     assert "calibration scale" in ended.out
 
 
+def test_verify_says_on_which_templates_a_circuit_fails(openwork, tmp_path):
+    verify = ("verify", "with_as", "--model", "reference-sparse", "--out", tmp_path / "card.json")
+    printed = openwork(*verify).out
+    checks = {check["name"]: check for check in json.loads((tmp_path / "card.json").read_text())["checks"]}
+    for name, check in checks.items():
+        assert (f"{name}: where the loss is greatest" in printed) == (not check["passed"])
+    worst = checks["held-out templates"]["detail"]["templates"][0]
+    assert not checks["held-out templates"]["passed"] and f"{worst['circuit']:.4g}" in printed
+    assert worst["circuit"] > 1 > 0.1 > worst["model"]  # another `with` before the deciding line
+
+
 def test_baselines_are_of_every_target(openwork, made, tmp_path):
     prune = ("prune", made / "model", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK)
     assert openwork(*prune, "--targets", "3,2", "--baselines", "--json", tmp_path / "q.json").status == 0

@@ -120,9 +120,27 @@ def test_every_number_of_the_card_by_its_definition(circuit):
         assert [check.value, *check.detail["random"]] == pytest.approx(want[check.name], abs=1e-4), check.name
 
 
+def test_losses_by_template_are_parts_of_the_check_the_worst_first_beside_the_models():
+    model = load_model("reference-sparse")
+    task = openwork_tasks.get("with_as", model.tokenizer)
+    circuit = load_circuit(path("reference-sparse") / "circuits" / "with_as.circuit", model)
+    ours, pairs = run(circuit, task.pairs("validation", 4)), task.pairs("held_out", 24)
+    check = checks.held_out(ours, [ours], pairs)
+    rows = check.detail["templates"]
+    assert {row["template"] for row in rows} <= set(task.source.form.held_out)
+    assert sum(row["pairs"] for row in rows) == 24
+    assert sum(row["pairs"] * row["circuit"] for row in rows) / 24 == pytest.approx(check.value, abs=1e-5)
+    assert [row["circuit"] for row in rows] == sorted((row["circuit"] for row in rows), reverse=True)
+    for row in rows:
+        of = [i for i, template in enumerate(pairs.templates) if template == row["template"]]
+        alone = Pairs(*(x[of] for x in (pairs.tokens, pairs.last, pairs.right, pairs.wrong)), prompts=((),) * len(of))
+        losses = [alone.loss(circuit(alone.flat), circuit.scale, circuit.shift), alone.loss(model(alone.flat))]
+        assert [row["circuit"], row["model"]] == pytest.approx([x.item() for x in losses], abs=1e-4)
+
+
 def stand_in(value: float) -> Any:
     """Of a run, that which a check decides by."""
-    pairs = SimpleNamespace(flat=None, due=None)
+    pairs = SimpleNamespace(flat=None, due=None, templates=())
     model = SimpleNamespace(run=lambda tokens, due: (torch.zeros(1, 2), {}))
     circuit = SimpleNamespace(model=model, ablation="mean", target=0.15, value=value)
     return SimpleNamespace(circuit=circuit, pairs=pairs, loss=value, standard_error=0.0)

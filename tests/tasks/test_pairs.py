@@ -20,6 +20,7 @@ def two_pairs() -> Pairs:
         right=torch.tensor([[A, B], [A, B]]),
         wrong=torch.tensor([[B, A], [B, A]]),
         prompts=(("ab", "bb"), ("a", "a")),
+        templates=("x", "x"),
     )
 
 
@@ -89,5 +90,6 @@ def test_moving_keeps_everything() -> None:
     moved = pairs.to("cpu")
     assert len(moved) == 2
     assert moved.prompts == pairs.prompts
+    assert moved.templates == pairs.templates == ("x",) * 2
     assert moved.tokens.equal(pairs.tokens)
     assert moved.wrong.equal(pairs.wrong)

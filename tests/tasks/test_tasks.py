@@ -73,6 +73,12 @@ def test_every_prompt_is_the_start_of_code_that_parses(name: str, form: Form, sp
                 ast.parse(pair.code(member))
 
 
+def shape_of(template: str) -> str:
+    """A regular expression of the prompts that `template` gives."""
+    fixed = re.split(r"\$[a-z]+\d*|<[^|<>]*\|[^|<>]*>", template.partition("<?>")[0])
+    return ".*" + ".*".join(map(re.escape, fixed))
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_pairs_are_what_they_say(task: Task, split: Split) -> None:
     tokenizer, pairs = task.tokenizer, task.pairs(split, 64)
@@ -92,6 +98,7 @@ def test_pairs_are_what_they_say(task: Task, split: Split) -> None:
         assert pairs.right[i].tolist() == pairs.wrong[i].flip(0).tolist()
         differences = int((pairs.tokens[i, 0] != pairs.tokens[i, 1]).sum())
         assert 1 <= differences <= MOST_DIFFERENCES.get(task.name, 2), prompts
+        assert all(re.fullmatch(shape_of(pairs.templates[i]), prompt, re.DOTALL) for prompt in prompts)
 
 
 def test_the_seed_decides_and_no_pair_comes_twice(task: Task) -> None:

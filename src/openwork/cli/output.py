@@ -14,6 +14,9 @@ from rich.text import Text
 
 from openwork.artifacts import Card, write_atomically
 
+WORST = 3
+"""Templates that are printed of a check that said no."""
+
 
 class _Console(Console):
     """Goes on without a word once its reader has gone: what a command still has to write is not lost."""
@@ -60,6 +63,15 @@ def card_rows(card: Card) -> list[dict[str, Any]]:
         }
         for check in card.checks
     ]
+
+
+def where_it_fails(card: Card) -> dict[str, list[dict[str, Any]]]:
+    """For each check that said no and knows of templates, rows of those that the circuit does worst."""
+    return {
+        check.name: [row | {"template": repr(row["template"])} for row in check.detail["templates"][:WORST]]
+        for check in card.checks
+        if not check.passed and check.detail.get("templates")
+    }
 
 
 def print_table(title: str, numbers: dict[str, Any]) -> None:

@@ -23,7 +23,16 @@ from openwork.cli.options import (
     open_circuit,
     to_read,
 )
-from openwork.cli.output import card_rows, circuit_numbers, console, print_pairs, print_rows, print_table, write_json
+from openwork.cli.output import (
+    card_rows,
+    circuit_numbers,
+    console,
+    print_pairs,
+    print_rows,
+    print_table,
+    where_it_fails,
+    write_json,
+)
 from openwork.errors import UserError
 
 if TYPE_CHECKING:
@@ -295,6 +304,8 @@ def verify(
     if out is not None:
         card.save(out)
     print_rows(f"card of {circuit.task}", card_rows(card))
+    for name, rows in where_it_fails(card).items():
+        print_rows(f"{name}: where the loss is greatest, nats", rows)
     write_json(json_file, asdict(card))
 
 

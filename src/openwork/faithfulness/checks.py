@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,5 +126,28 @@ def _check(
         control_name=f"best of {len(losses)} random",
         threshold=f"<= {at_most}{' + 2 s.e.' if standard_error else ''}, random >= {BROKEN}",
         passed=ours.loss <= at_most + 2 * standard_error and min(losses) >= BROKEN,
-        detail={"random": losses, "random_median": median(losses), "standard_error": standard_error},
+        detail={
+            "random": losses,
+            "random_median": median(losses),
+            "standard_error": standard_error,
+            "templates": _by_template(ours),
+        },
     )
+
+
+@torch.no_grad()
+def _by_template(ours: Run) -> list[dict[str, Any]]:
+    """The loss on the pairs of each template, and the whole model's, in nats: where the circuit does the task worst
+    comes first. Empty where pairs were written down."""
+    pairs = ours.pairs
+    if not pairs.templates:
+        return []
+    assert ours.circuit.model is not None
+    circuit = ours.losses
+    model = Pairs.losses(pairs.differences(ours.circuit.model.run(pairs.flat, due=pairs.due)[0])[:, None])
+    found = []
+    for template in dict.fromkeys(pairs.templates):
+        on = torch.tensor([other == template for other in pairs.templates])
+        losses = {"circuit": float(circuit[on].mean()), "model": float(model[on].mean())}
+        found.append({**losses, "pairs": int(on.sum()), "template": template})
+    return sorted(found, key=lambda row: -row["circuit"])

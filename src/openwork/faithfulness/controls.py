@@ -137,10 +137,15 @@ class Run:
         return float(self.pairs.loss(self.logits, self.circuit.scale, self.circuit.shift))
 
     @property
+    def losses(self) -> Tensor:
+        """(n,): the calibrated loss of each pair, in nats."""
+        differences = self.circuit.scale * self.pairs.differences(self.logits) + self.circuit.shift
+        return Pairs.losses(differences[:, None])
+
+    @property
     def standard_error(self) -> float:
         """Of `loss`, for the pairs are a sample, in nats."""
-        differences = self.circuit.scale * self.pairs.differences(self.logits) + self.circuit.shift
-        each = Pairs.losses(differences[:, None])
+        each = self.losses
         return float(each.std() / len(each) ** 0.5) if len(each) > 1 else 0.0
 
     def calibrated(self) -> Run:

@@ -46,6 +46,8 @@ class Pairs:
     wrong: Tensor
     """(n, 2) int64: the other member's."""
     prompts: tuple[tuple[str, str], ...]
+    templates: tuple[str, ...] = ()
+    """What each was drawn from; empty where they were written down."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -63,7 +65,7 @@ class Pairs:
     def to(self, device: torch.device | str) -> Pairs:
         """The same pairs on `device`."""
         moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.right, self.wrong))
-        return Pairs(*moved, prompts=self.prompts)
+        return Pairs(*moved, prompts=self.prompts, templates=self.templates)
 
     def at_answer(self, logits: Tensor) -> Tensor:
         """(2n, d_vocab): of `logits` (2n, T, d_vocab) those where the answer is due."""
@@ -163,4 +165,5 @@ class Task:
             right=right,
             wrong=right.flip(1),
             prompts=tuple(pair.candidate.prompts for pair in pairs),
+            templates=tuple(pair.candidate.template for pair in pairs if pair.candidate.template),
         )

@@ -51,4 +51,9 @@ class Written:
 
     @property
     def content(self) -> tuple[Any, ...]:
-        return ({split: [vars(pair) for pair in pairs] for split, pairs in self.pairs.items()},)
+        return ({split: [_written(pair) for pair in pairs] for split, pairs in self.pairs.items()},)
+
+
+def _written(pair: Candidate) -> dict[str, Any]:
+    """`pair` without its template, of which there is none."""
+    return {name: value for name, value in vars(pair).items() if name != "template"}

@@ -108,6 +108,8 @@ class Candidate:
     """What follows the answer, so that prompt + answer + suffix parses."""
     deciding: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] | None
     """Spans (start, end) of the prompt's characters in the deciding places; None: the one place that differs."""
+    template: str = ""
+    """What it was drawn from; empty where it was written down."""
 
     def code(self, member: int) -> str:
         """The whole code of a member (0 or 1): prompt, right answer, suffix."""
@@ -162,6 +164,7 @@ def draw(
         answers=(filling(answers[0]), filling(answers[1])),
         suffixes=(suffixes[0], suffixes[1]),
         deciding=(spans_a, spans_b),
+        template=template,
     )
 
 
