@@ -131,6 +131,10 @@ CircuitModel = Annotated[
     Path | None,
     typer.Option("--model", callback=circuit_model, help="Model of the circuit; by default the one that it lies with."),
 ]
+CircuitTask = Annotated[
+    str | None,
+    typer.Option("--task", callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
+]
 ModelPath = Annotated[
     Path,
     typer.Argument(metavar="MODEL", callback=model_directory, help="Model directory, or a name of `openwork models`."),

@@ -12,6 +12,7 @@ from openwork.cli.options import (
     MOST_SEED,
     CircuitModel,
     CircuitPath,
+    CircuitTask,
     Config,
     Json,
     ModelPath,
@@ -280,10 +281,7 @@ def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
 def verify(
     circuit_path: CircuitPath,
     model: CircuitModel = None,
-    task: Annotated[
-        str | None,
-        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
-    ] = None,
+    task: CircuitTask = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the card to this JSON file.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the random circuits.")] = 0,
     json_file: Json = None,
@@ -315,10 +313,7 @@ def view(
     corpus: Annotated[Path, typer.Option(callback=to_read, help="Corpus whose texts the nodes show.")],
     model: CircuitModel = None,
     card: Annotated[Path | None, typer.Option(callback=to_read, help="Card to show.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
-    ] = None,
+    task: CircuitTask = None,
     out: Annotated[Path, typer.Option(callback=file_to_write, help="HTML file to write.")] = Path("page.html"),
     svg: Annotated[
         Path | None,
@@ -345,10 +340,7 @@ def explain(
     corpus: Annotated[
         Path | None, typer.Option(callback=to_read, help="Corpus in which the nodes are watched too.")
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(callback=to_read, help="The circuit's task, where it is your own: the .jsonl or .py file."),
-    ] = None,
+    task: CircuitTask = None,
     out: Annotated[Path | None, typer.Option(callback=file_to_write, help="Write the text to this file.")] = None,
     program: Annotated[
         Path | None, typer.Option(callback=file_to_write, help="Write the circuit to this file, as a numpy program.")
