@@ -247,6 +247,10 @@ def card(draw: random.Random | None = None, failed: tuple[str, ...] = ()) -> dic
             "detail": {"random": others, "random_median": sorted(others)[10]},
         }
 
+    templates = [
+        {"circuit": 1.66, "model": 0.003, "pairs": 32, "template": "with $name1:\n    <b>$func1(<'|\">$text<?>\n"},
+        {"circuit": 0.08, "model": 0.002, "pairs": 1, "template": "$func1(<'|\">$text<?>\n"},
+    ]
     checks = [
         check(
             "sufficiency", "with every other node mean-ablated, is the loss at most the target?", 0.141, 0.9, "<= 0.15"
@@ -257,4 +261,5 @@ def card(draw: random.Random | None = None, failed: tuple[str, ...] = ()) -> dic
         ),
         check("KL to the full model", "over all next tokens, is it nearer to the full model?", 2.11, 5.3, "< random"),
     ]
+    checks[1]["detail"]["templates"] = templates
     return {"checks": checks, "passed": not failed, "seed": 0, "n_nodes": 12, "n_edges": 9}

@@ -219,6 +219,17 @@ def test_failure_is_in_plain_sight(show: Show) -> None:
     assert page.locator("#card .fail").inner_text() == "✗ FAIL"
 
 
+def test_a_failed_check_shows_the_code_on_which_the_circuit_is_worst(show: Show) -> None:
+    page = show(quote_payload(card=card(failed=("held-out templates", "necessity")))).page
+
+    assert (
+        "Worst of 2 templates: 1.66 nats on 32 pairs, where the whole model has 0.00300."
+        in page.locator("#card").inner_text()
+    )
+    assert page.locator("#card pre").all_inner_texts() == ["with $name1:\n    <b>$func1(<'|\">$text<?>\n"]
+    assert show(quote_payload(card=card(failed=("necessity",)))).page.locator("#card pre").count() == 0
+
+
 def test_a_good_circuit_has_no_banner_and_its_sentence_has_the_numbers(show: Show) -> None:
     page = show(quote_payload()).page
 

@@ -1,6 +1,6 @@
 // The card: every check with its value, its controls and its verdict. Failed ones are named first and as loudly.
 
-import { el, number, svg } from "./dom.js";
+import { count, el, number, svg } from "./dom.js";
 
 export function showCard(root, graph) {
   const { card } = graph.payload;
@@ -47,7 +47,14 @@ function checkRow(check) {
     "tr",
     { class: check.passed ? "" : "failed" },
     el("td", {}, verdict),
-    el("td", { class: "what" }, el("b", {}, check.name), el("br"), el("span", { class: "quiet" }, check.question)),
+    el(
+      "td",
+      { class: "what" },
+      el("b", {}, check.name),
+      el("br"),
+      el("span", { class: "quiet" }, check.question),
+      check.passed ? null : worst(check.detail?.templates ?? []),
+    ),
     el(
       "td",
       { class: "value", "data-label": "value" },
@@ -64,6 +71,21 @@ function checkRow(check) {
     el("td", { "data-label": "bound" }, check.threshold),
     el("td", {}, others.length ? ticks(check.value, others) : null),
   );
+}
+
+// Where a check fails: the template on whose pairs the circuit's loss is greatest, of those that it was asked on.
+function worst(templates) {
+  if (!templates.length) return null;
+  const { circuit, model, pairs, template } = templates[0];
+  return [
+    el(
+      "p",
+      { class: "quiet" },
+      `Worst of ${count(templates.length, "template")}: ${number(circuit)} nats on ${count(pairs, "pair")}, ` +
+        `where the whole model has ${number(model)}.`,
+    ),
+    el("pre", {}, template),
+  ];
 }
 
 // The check's value among those of the random circuits, on one line from 0.
