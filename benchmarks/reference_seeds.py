@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from reference_pair import CONFIGS, SOURCE, TARGET, alone, measure
+from reference_pair import CONFIGS, SEARCH, SOURCE, alone, measure
 from rich.console import Console
 
 from openwork import tasks
@@ -74,9 +74,9 @@ def main() -> None:
             console.print(f"{model.name}, {task}: {numbers['edges']} edges")
     print_rows("edges", [by_task(task, models) for task in tasks.names() if any(task in m.found for m in models)])
     pairs = [pair(sparse, dense, models) for sparse, dense in product(sides["sparse"], sides["dense"])]
-    print_rows(f"sparse / dense, circuits at {TARGET} nats; geometric means", pairs)
+    print_rows(f"sparse / dense, circuits at {SEARCH.target} nats; geometric means", pairs)
     summary = [of_model(model) for model in models]
-    print_rows(f"circuits at {TARGET} nats", summary)
+    print_rows(f"circuits at {SEARCH.target} nats", summary)
     of_each = {model.name: {"unpruned": model.unpruned, "found": model.found} for model in models}
     numbers = {"models": of_each, "pairs": pairs, "summary": summary}
     write_atomically(options.work / "seeds.json", json.dumps(numbers, indent=2) + "\n")

@@ -40,7 +40,7 @@ class PruneConfig:
     fixed_pairs: int = 128
     """Training pairs on which circuits are compared and cleaned up."""
     validation_pairs: int = 256
-    """Validation pairs of the stated loss."""
+    """Validation pairs of the stated loss, to which clean-up keeps too. Circuits of hundreds of edges fit so few."""
 
     def __post_init__(self) -> None:
         counts = ("candidates", "steps", "pairs", "edge_pairs", "fixed_pairs", "validation_pairs")
