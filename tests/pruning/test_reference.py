@@ -25,7 +25,8 @@ def test_no_edge_and_no_node_can_go(name):
     if len(circuit.edges) > FEW:
         pytest.skip(f"{len(circuit.edges)} edges")
     task = tasks.get(name, model.tokenizer)
-    problem = Problem(model, task, circuit.ablation_values, PruneConfig(), lambda line: None)
+    config = PruneConfig(validation_pairs=circuit.n_pairs)
+    problem = Problem(model, task, circuit.ablation_values, config, lambda line: None)
     universe = Universe.of(model, circuit.kept)
     own = set(circuit.edges)
     every = universe.edges_of(torch.ones(universe.n_edges), model.config.d_head)

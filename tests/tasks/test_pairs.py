@@ -85,6 +85,18 @@ def test_gradient_reaches_only_the_answers() -> None:
     assert touched == [[row, last, token] for row, last in ((0, 2), (1, 2), (2, 1), (3, 1)) for token in (A, B)]
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_parts_are_the_whole_in_turn(n: int) -> None:
+    pairs = two_pairs()
+    parts = pairs.split(n)
+    assert [len(part) for part in parts] == {1: [1, 1], 2: [2], 3: [2]}[n]
+    assert torch.cat([part.flat for part in parts]).equal(pairs.flat)
+    for name in ("last", "right", "wrong"):
+        assert torch.cat([getattr(part, name) for part in parts]).equal(getattr(pairs, name))
+    for name in ("prompts", "templates"):
+        assert sum((getattr(part, name) for part in parts), ()) == getattr(pairs, name)
+
+
 def test_moving_keeps_everything() -> None:
     pairs = two_pairs()
     moved = pairs.to("cpu")

@@ -21,6 +21,7 @@ from openwork.explain.belongs import check_circuit
 from openwork.explain.known import refuse_unknowable, tokens_of
 from openwork.explain.lines import Lines
 from openwork.explain.numbers import number, total
+from openwork.explain.seen import LOOKED_AT
 from openwork.kernels.passes import EPS
 from openwork.model import Transformer
 from openwork.tasks import Pairs, Task
@@ -41,7 +42,10 @@ def write_program(circuit: Circuit, model: Transformer, task: Task) -> tuple[str
     check_circuit(circuit, task)
     refuse_unknowable(model.config)
     circuit, model = _in_float64(circuit, model)
-    splits = {split: task.pairs(split, circuit.n_pairs) for split in ("validation", "held_out")}
+    splits = {
+        "validation": task.pairs("validation", circuit.n_pairs),
+        "held_out": task.pairs("held_out", min(circuit.n_pairs, LOOKED_AT)),
+    }
     tokens = tokens_of(splits.values())
     lines = Lines(circuit, model, tokens)
     text = _text(circuit, model, lines, tokens, list(splits.values()))
@@ -72,7 +76,8 @@ def disagreement(text: str, circuit: Circuit, pairs: Pairs) -> float:
     """The largest absolute difference, over `pairs`, between the program's calibrated differences and the circuit's."""
     program: dict[str, Any] = {}
     exec(compile(text, "<program>", "exec"), program)
-    wanted = (circuit.scale * pairs.differences(circuit(pairs.flat, pairs.due)) + circuit.shift).double().flatten()
+    differences = torch.cat([part.differences(circuit(part.flat, part.due)) for part in pairs.split(LOOKED_AT)])
+    wanted = (circuit.scale * differences + circuit.shift).double().flatten()
     found = [
         program["difference"](row[: last + 1], a, b)
         for members, last, (a, b) in zip(pairs.tokens.tolist(), pairs.last.tolist(), pairs.right.tolist(), strict=True)

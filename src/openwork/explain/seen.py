@@ -22,6 +22,9 @@ from openwork.model import Transformer, matrices, parse_node
 from openwork.models import check_corpus
 from openwork.tasks import Pairs, Task
 
+LOOKED_AT = 256
+"""Pairs that run at once, and of which more would tell no more; the stated losses may be of more."""
+
 
 @dataclass(frozen=True)
 class NodeSeen:
@@ -53,6 +56,7 @@ class Seen:
     description: str
     model_hash: str
     n_pairs: int
+    """Those that were looked at."""
     losses: dict[str, float]
     accuracy: float
     """Share of prompts that the circuit answers right."""
@@ -84,7 +88,7 @@ def see(circuit: Circuit, model: Transformer, task: Task, corpus: Corpus | None 
     check_circuit(circuit, task)
     if corpus is not None:
         check_corpus(model, corpus)
-    circuit, pairs = bind(circuit, model), task.pairs("validation", circuit.n_pairs)
+    circuit, pairs = bind(circuit, model), task.pairs("validation", min(circuit.n_pairs, LOOKED_AT))
     layers = range(model.config.n_layers)
     record = {*circuit.kept, "final_resid", *(f"{i}.attn.{part}" for i in layers for part in "qkvy")}
     record |= {f"{i}.{part}.resid_delta" for i in layers for part in ("attn", "mlp")}

@@ -82,8 +82,8 @@ def _opening(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     yield f"{seen.task}: {seen.description}"
     yield from wrapped(
         f"{len(seen.nodes)} nodes and {sum(len(node.edges) for node in seen.nodes)} edges of the model "
-        f"{seen.model_hash[:12]}. Loss {losses['circuit']:.3f} nats, {100 * seen.accuracy:.1f}% right, on "
-        f"{2 * seen.n_pairs} validation prompts; the whole model's {losses['unpruned']:.3f}; the circuit's without "
+        f"{seen.model_hash[:12]}. Loss {losses['circuit']:.3f} nats, {100 * seen.accuracy:.1f}% of {2 * seen.n_pairs} "
+        f"validation prompts right; the whole model's {losses['unpruned']:.3f}; the circuit's without "
         f"calibration {losses.get('circuit_uncalibrated', float('nan')):.3f} (a coin: 0.693)."
     )
     if seen.answers is not None:

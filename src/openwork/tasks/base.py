@@ -67,6 +67,14 @@ class Pairs:
         moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.right, self.wrong))
         return Pairs(*moved, prompts=self.prompts, templates=self.templates)
 
+    def split(self, n: int) -> list[Pairs]:
+        """The same pairs in parts of `n`, the last one of what is left."""
+        tensors = zip(*(tensor.split(n) for tensor in (self.tokens, self.last, self.right, self.wrong)), strict=True)
+        return [
+            Pairs(*part, prompts=self.prompts[i * n : (i + 1) * n], templates=self.templates[i * n : (i + 1) * n])
+            for i, part in enumerate(tensors)
+        ]
+
     def at_answer(self, logits: Tensor) -> Tensor:
         """(2n, d_vocab): of `logits` (2n, T, d_vocab) those where the answer is due."""
         due = self.due.to(logits.device)
