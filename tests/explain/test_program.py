@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from openwork import models, tasks
+from openwork.artifacts import Circuit
 from openwork.errors import UserError
 from openwork.explain import program as programs
-from openwork.explain import write_program
+from openwork.explain import see, write_program
 from openwork.pruning import load_circuit
 from tests.explain.circuits import Posed, planted_circuit, random_circuit
 
@@ -57,6 +58,20 @@ def test_planted_circuits_are_written_whole(kind):
     for split in ("validation", "held_out"):
         check(text, circuit, Posed(kind).pairs(split, circuit.n_pairs))
     assert about["lines_of_code"] < 100 and max(about["differs"].values()) < 1e-5
+
+
+def test_few_pairs_are_looked_at_and_all_compared_a_few_at_a_time(monkeypatch):
+    circuit, model = planted_circuit("head")
+    for module in ("program", "seen"):
+        monkeypatch.setattr(f"openwork.explain.{module}.LOOKED_AT", 5)
+    seen, pairs = see(circuit, model, Posed()), Posed().pairs("validation", 5)
+    assert (seen.n_pairs, seen.mean_length) == (5, pytest.approx(float((pairs.last + 1).float().mean())))
+    text, about = write_program(circuit, model, Posed())
+    assert about["pairs"] == circuit.n_pairs > 5
+    at_once, forward = [], Circuit.__call__
+    monkeypatch.setattr(Circuit, "__call__", lambda self, x, due=None: at_once.append(len(x)) or forward(self, x, due))
+    assert programs.disagreement(text, circuit, Posed().pairs("validation", 12)) < 1e-4
+    assert at_once == [10, 10, 4]
 
 
 @pytest.mark.parametrize("which", [0, 2])

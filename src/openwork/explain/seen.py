@@ -23,7 +23,7 @@ from openwork.models import check_corpus
 from openwork.tasks import Pairs, Task
 
 LOOKED_AT = 256
-"""Pairs that run at once, and of which more would tell no more; the stated losses may be of more."""
+"""Pairs that run at once, and at most so many are looked at; the stated losses may be of more."""
 
 
 @dataclass(frozen=True)
