@@ -27,6 +27,14 @@ def test_every_program_parses_and_has_the_stated_size(programs: list[str]) -> No
         assert not program.endswith("\n\n")
 
 
+def test_a_method_is_never_named_like_a_keyword(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openwork.corpus.idioms.blocks.VERBS", ("import",))
+    called = [program for program in islice(documents(0), 200) if ".import_(" in program]
+    assert called
+    for program in called:
+        ast.parse(program)
+
+
 def test_every_name_is_defined_in_its_program(programs: list[str]) -> None:
     for program in programs:
         tree = ast.parse(program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from keyword import iskeyword
 
 from openwork.corpus.idioms import expressions as e
 from openwork.corpus.idioms.program import Program
@@ -161,7 +162,8 @@ def with_call(p: Program, pad: str, depth: int) -> None:
         name, count = p.pick(p.functions)
         made = f"{name}({e.arguments(p, count)})"
     elif thing and p.chance(0.6):
-        made = f"{thing}.{p.word(VERBS)}({p.anything() if p.chance(0.4) else ''})"
+        verb = p.word(VERBS)
+        made = f"{thing}.{verb}{'_' * iskeyword(verb)}({p.anything() if p.chance(0.4) else ''})"
     else:
         made = f"open({thing or p.quoted(p.file_name())})"
     with p.block():
