@@ -19,6 +19,7 @@ from openwork.model import (
     node_sites,
     parse_node,
 )
+from openwork.model.size import n_weights
 
 SMALL = {"n_layers": 2, "d_model": 16, "d_head": 4, "n_ctx": 12, "d_vocab": 23, "d_position": 4}
 
@@ -174,8 +175,6 @@ def test_logits_that_are_due_are_those_of_their_position_and_no_others_are_made(
         at_due, acts_too = model.run(tokens, record=all_sites(model.config), due=due)
     torch.testing.assert_close(at_due, logits[torch.arange(3), due])
     assert unembedded == [(3, 23)] and all(torch.equal(acts_too[site], x) for site, x in acts.items())
-    with pytest.raises(IndexError):
-        model.run(tokens, due=due[:2])
 
 
 @pytest.mark.parametrize("kind", NODE_SITES)
@@ -241,6 +240,31 @@ def test_an_unknown_site_is_answered_with_the_nearest():
         random_model().run(torch.zeros(1, 2, dtype=torch.long), record=["0.mlp.postact"])
     with pytest.raises(UserError, match="13 tokens are more than the model's context of 12"):
         random_model()(torch.zeros(1, 13, dtype=torch.long))
+
+
+def test_an_unknown_parameter_is_answered_with_the_nearest():
+    model, tokens = random_model(bias=False), torch.randint(0, 23, (2, 5))
+    with pytest.raises(
+        UserError, match=r"no parameter 'blocks.0.attn.q.weigth'; did you mean 'blocks.0.attn.q.weight'"
+    ):
+        model.run(tokens, weights={"blocks.0.attn.q.weigth": torch.zeros(1)})
+    for name in ("blocks.0.attn.q", "blocks.2.attn.q.weight", "weight", ""):
+        with pytest.raises(UserError, match=f"no parameter '{name}'"):
+            model.run(tokens, weights={name: torch.zeros(1)})
+    with_bias = model.run(tokens, weights={"blocks.0.attn.q.bias": torch.ones(16)})[0]
+    assert not torch.equal(with_bias, model(tokens))
+
+
+@pytest.mark.parametrize(("n", "due"), [(4, [2]), (1, [1, 2, 3]), (4, [1, 2])])
+def test_each_text_has_one_token_that_is_due(n, due):
+    with pytest.raises(UserError, match=f"due names {len(due)} positions for {n} texts"):
+        random_model().run(torch.zeros(n, 8, dtype=torch.int64), due=torch.tensor(due))
+
+
+@pytest.mark.parametrize(("positions", "n"), [("none", 0), ("learned", 10**10), ("concatenated", 10**9)])
+def test_the_size_of_a_model_counts_its_positions(positions, n):
+    shape = {"n_layers": 1, "d_model": 1000, "d_head": 10, "d_position": 100, "positions": positions}
+    assert n_weights(ModelConfig(**shape, n_ctx=10**7)) - n_weights(ModelConfig(**shape, n_ctx=1)) == pytest.approx(n)
 
 
 @pytest.mark.parametrize("sink", [True, False])

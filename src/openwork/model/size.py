@@ -9,12 +9,15 @@ from openwork.model.transformer import ModelConfig
 
 
 def n_weights(config: ModelConfig) -> int:
-    """The weights of the matrices of such a model, but for biases and concatenated positions: nearly all it has."""
+    """The weights of the matrices of such a model, positions included, biases not: nearly all it has."""
     attention = 4 * config.d_model * config.n_heads * config.d_head
     mlp = 2 * config.d_model * config.d_mlp
     ends = 2 * config.d_model * config.d_vocab
     bigram = config.d_vocab**2 if config.bigram != "off" else 0
-    return config.n_layers * (attention + mlp) + ends + bigram
+    positions = (
+        config.n_ctx * {"none": 0, "learned": config.d_model, "concatenated": config.d_position}[config.positions]
+    )
+    return config.n_layers * (attention + mlp) + ends + bigram + positions
 
 
 def check_memory(config: ModelConfig, copies: int) -> None:
@@ -28,6 +31,6 @@ def check_memory(config: ModelConfig, copies: int) -> None:
     if need > have:
         raise UserError(
             f"a model of {n_weights(config):,} weights needs {need / 2**30:,.0f} GiB, this machine has "
-            f"{have / 2**30:,.0f}; lower model.d_model {config.d_model}, model.n_layers {config.n_layers} or "
-            f"model.d_vocab {config.d_vocab}"
+            f"{have / 2**30:,.0f}; lower model.d_model {config.d_model}, model.n_layers {config.n_layers}, "
+            f"model.d_vocab {config.d_vocab} or, where positions are learned, model.n_ctx {config.n_ctx}"
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -310,10 +311,12 @@ class Transformer(nn.Module):
             logits (B, T, V), or (B, V) where `due`, and, for each recorded site, its activations (B, T, width).
 
         Raises:
-            UserError: a site that the model does not have, or more tokens than the context holds.
+            UserError: a site or parameter that the model does not have, more tokens than the context holds, or not one
+                `due` for each text.
         """
         edits = edit or {}
         check_sites([*record, *edits], self.config)
+        self._check_parameters(weights or {})
         wanted, recorded = frozenset(record), {}
 
         def at(site: str, x: Tensor) -> Tensor:
@@ -324,6 +327,17 @@ class Transformer(nn.Module):
             return x
 
         return functional_call(self, dict(weights or {}), (tokens, at, positions, due)), recorded
+
+    def _check_parameters(self, names: Iterable[str]) -> None:
+        """Raise a `UserError` for the first of `names` that names no parameter, nor a bias that a layer is without."""
+        for name in names:
+            module, _, leaf = name.rpartition(".")
+            modules = dict(self.named_modules())
+            if module not in modules or leaf not in modules[module]._parameters:
+                near = get_close_matches(name, [known for known, _ in self.named_parameters()], n=1)
+                raise UserError(
+                    f"the model has no parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
 
     def weights_of(self, edges: Iterable[Edge], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters with which `run` runs `edges` alone (see `openwork.model.wiring`)."""
@@ -360,7 +374,9 @@ class Transformer(nn.Module):
             x = block(x, door, position, cache[layer])
         x = at("final_resid", x)
         if due is not None:
-            each = torch.arange(len(x), device=due.device)  # of x: fewer in `due` are refused
+            if due.shape != tokens.shape[:1]:
+                raise UserError(f"due names {due.numel()} positions for {len(tokens)} texts; give one for each")
+            each = torch.arange(len(x), device=due.device)
             x, tokens = x[each, due], tokens[each, due]
         logits = self.unembed(self.final_norm(x))
         return logits + F.embedding(tokens, self.bigram) if self.config.bigram != "off" else logits
