@@ -94,6 +94,8 @@ def save_model(model: Transformer, path: str | Path, about: dict[str, Any] | Non
     save_tensors(path / "weights.safetensors", packed, {"shapes": shapes}, "weights")
     if model.tokenizer is not None:
         model.tokenizer.save(path / "tokenizer.json")
+    else:
+        (path / "tokenizer.json").unlink(missing_ok=True)  # of a model that was here before
     if model.means:
         save_means(model, path)
     content = {"format_version": FORMAT_VERSION, "kind": "model", "hash": model.hash, "model": asdict(model.config)}
