@@ -25,6 +25,7 @@ def run(
     refresh_every: int,
     steps: int,
     *,
+    density: float = 1 / 16,
     tied: bool = False,
     anneal_end: float = 0.5,
     fast_from: float = 0,
@@ -34,7 +35,7 @@ def run(
     config = TrainConfig(
         model=ModelConfig(**{**vars(SHAPE), "tied": tied}),
         sparsity=SparsityConfig(
-            density=1 / 16, embedding_density=1 / 8, floor=1, anneal_start=0, anneal_end=anneal_end
+            density=density, embedding_density=max(density, 1 / 8), floor=1, anneal_start=0, anneal_end=anneal_end
         ),
         tokens=12 * 4 * 8,
         batch_size=4,
@@ -102,6 +103,19 @@ def test_on_a_gpu_it_is_the_same_method(mode):
         optimizer.settle()
     for name, parameter in here[0].named_parameters():
         torch.testing.assert_close(there[0].get_parameter(name).cpu(), parameter, rtol=1e-3, atol=1e-4)
+
+
+def test_without_kernels_there_are_no_sparse_layers(monkeypatch):
+    monkeypatch.setattr("openwork.kernels.native", False)
+    assert not run("fast", 4, 1)[1].layers
+
+
+def test_where_fast_mode_never_begins_it_says_so(caplog):
+    run("fast", 4, 1, density=1 / 4)
+    assert "fast mode is exact mode at this density" in caplog.text
+    caplog.clear()
+    run("fast", 4, 1, density=1 / 8)
+    assert not caplog.text
 
 
 def test_between_refreshes_the_kept_and_the_watched_weights_stay_the_same():

@@ -25,6 +25,7 @@ method, n counts all weights, and `ratio` is that of all squares to those, as it
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ from openwork.sparsity.engine import SparseLinear
 from openwork.sparsity.optimizer import Adam, AdamConfig, norm
 from openwork.sparsity.projection import Quota, project_
 
+log = logging.getLogger(__name__)
 KEPT_BELOW = 1 / 8
 """The largest final density of a matrix in fast mode; fixed, so that a run is the same method on every machine."""
 WATCHED = 2
@@ -61,6 +63,8 @@ class KeptAdam(Adam):
         matrices = (quota for quota in final if quota.parameter.dim() == 2 and quota.name != "embed.weight")
         self.final = {q.name: q.k for q in matrices if q.k <= KEPT_BELOW * q.parameter.numel()}
         """How many weights a matrix keeps in fast mode, which begins when none of these has more."""
+        if not self.final:
+            log.warning("no matrix keeps 1/8 of its weights or less: fast mode is exact mode at this density")
         self.refresh_every, self.refreshing, self.ratio = refresh_every, True, 1.0
         by_weight = {layer.weight: layer for layer in layers}
         self.layers = {name: by_weight[p] for name, p in self.parameters.items() if p in by_weight}
