@@ -26,7 +26,7 @@ from openwork.frontier import compare
 from openwork.models import load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
 from openwork.sparsity import SparsityConfig
-from openwork.training import TrainConfig, read_metrics, train
+from openwork.training import TrainConfig, last_validation_loss, train
 
 DENSE_TOKENS = 1_500_000
 
@@ -62,7 +62,7 @@ def main() -> None:
             if not (path / "config.json").is_file():
                 with training_progress(console) as report:
                     train(corpus, config, path, report)
-            models[side], losses[side] = load_model(path), read_metrics(path)[-1]["validation_loss"]
+            models[side], losses[side] = load_model(path), last_validation_loss(path)
         with pruning_progress(console) as report:
             compared = compare(**models, out=out / str(seed), names=options.task, report=report)
         print_rows(f"pair {seed}: validation loss {losses['sparse']:.3f} and {losses['dense']:.3f}", compared.rows())

@@ -34,7 +34,7 @@ from openwork.frontier.compare import CAN_DO, SIDES
 from openwork.models import load_model, path
 from openwork.progress import corpus_progress, training_progress
 from openwork.tasks.survey import try_tasks
-from openwork.training import read_metrics, train
+from openwork.training import last_validation_loss, train
 
 
 @dataclass
@@ -135,7 +135,7 @@ def of_model(model: Trained) -> dict[str, Any]:
     says_no = [check for numbers in reached for check in numbers["says_no"]]
     return {
         "model": model.name,
-        "validation loss": read_metrics(model.directory)[-1]["validation_loss"],
+        "validation loss": last_validation_loss(model.directory),
         "tasks done": len(model.found),
         "circuits": len(reached),
         "median edges": median(numbers["edges"] for numbers in reached) if reached else math.nan,

@@ -7,7 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from openwork.artifacts import Card, Check, load_card, load_tensors, read_json, save_tensors, write_atomically
+from openwork.artifacts import (
+    Card,
+    Check,
+    load_card,
+    load_tensors,
+    only_run,
+    read_json,
+    save_tensors,
+    write_atomically,
+)
 from openwork.errors import UserError
 
 
@@ -90,6 +99,25 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monk
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_run_is_kept_out_but_where_directories_cannot_be_locked(tmp_path, monkeypatch):
+    place = tmp_path / "m"
+    with (
+        only_run(place, ""),
+        pytest.raises(UserError, match="another run writes to .*m; wait"),
+        only_run(place, "wait"),
+    ):
+        pass
+    with only_run(place, ""):
+        pass
+
+    def unsupported(descriptor, kind):
+        raise OSError(errno.EBADF, "Bad file descriptor")  # what Linux says of a directory on NFS
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with only_run(place, ""), only_run(place, ""):
+        pass
 
 
 def test_json_that_is_damaged_or_no_object_is_named(tmp_path):

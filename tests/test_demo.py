@@ -164,6 +164,7 @@ def test_another_model_or_task_is_refused_and_both_are_named(done: Path) -> None
         ("corpus/train-00000.bin", "should have"),
         (f"{TASK}.circuit", "no whole circuit file"),
         ("card.json", "card.json is damaged"),
+        ("model/metrics.jsonl", "metrics.jsonl does not end with a validation"),
     ],
 )
 def test_a_damaged_file_is_named_and_not_run_over(done: Path, name: str, says: str) -> None:
@@ -179,12 +180,14 @@ def test_a_damaged_file_is_named_and_not_run_over(done: Path, name: str, says: s
 
 
 def test_a_demo_with_other_settings_is_refused(done: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(openwork.UserError, match="trained with other settings"):
         quietly(done, replace(CONFIG, train=replace(CONFIG.train, seed=1)))
     with pytest.raises(openwork.UserError, match="holds a corpus with max_tokens"):
         quietly(done, replace(CONFIG, max_tokens=50_000))
+    with pytest.raises(openwork.UserError, match="best of 2 searches for 0.15 nats, not of 3 for 0.15"):
+        quietly(done, replace(CONFIG, seeds=3))
+    with pytest.raises(openwork.UserError, match="not of 2 for 0.1; give another"):
+        quietly(done, replace(CONFIG, prune=replace(CONFIG.prune, target=0.1)))
 
 
 def test_the_card_of_another_circuit_is_made_again(done: Path) -> None:

@@ -28,6 +28,14 @@ def test_a_sparse_model_comes_back_with_its_hash_also_where_a_zero_has_a_sign(tm
     assert found.state_dict()["blocks.0.attn.q.weight"].signbit()[0].tolist() == [False, True] + 6 * [False]
 
 
+def test_a_model_without_a_tokenizer_can_take_the_place_of_one_with(tmp_path):
+    save_model(load_model("reference-sparse"), tmp_path)
+    model = Transformer(ModelConfig(n_layers=1, d_model=16, d_head=4, n_ctx=8, d_vocab=20))
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.hash == model.hash and loaded.tokenizer is None and not loaded.means
+
+
 def test_a_mostly_empty_tensor_is_stored_as_what_it_holds():
     sparse, dense = torch.zeros(4, 5), torch.ones(3)
     sparse[2, 1] = 7
@@ -110,6 +118,13 @@ def test_a_model_is_made_and_loaded_alike_under_every_default_type_and_device(of
         assert loaded.hash == model.hash and torch.equal(loaded(tokens), logits)
         if of != "meta":
             assert Transformer(config, seed=3).hash == as_made
+
+
+def test_circuits_can_be_compared_and_kept_in_a_set():
+    model = load_model("reference-sparse")
+    file = models.path("reference-sparse") / "circuits" / "single_double_quote.circuit"
+    one, other = load_circuit(file, model), load_circuit(file, model)
+    assert one == one and one != other and len({one, other}) == 2
 
 
 def test_an_unknown_name_is_refused():

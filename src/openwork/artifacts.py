@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from openwork.errors import UserError
 FORMAT_VERSION = 1
 Ablation = Literal["mean", "zero"]
 Edit = Callable[[Tensor], Tensor]
+log = logging.getLogger(__name__)
 
 
 def sha256_of(data: bytes) -> str:
@@ -56,6 +58,34 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
         ) from error
+
+
+@contextmanager
+def only_run(directory: Path, mend: str) -> Iterator[None]:
+    """Keep a second run out of `directory` until this one ends, be it killed: two would spoil each other's files.
+
+    Where directories cannot be locked (on NFS, on Windows), nothing is kept out.
+
+    Raises:
+        UserError: another run goes on there; with the `mend`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl  # is not there on other systems
+
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run writes to {directory}; {mend}") from None
+        except OSError as error:
+            log.info("%s cannot be locked (%s)", directory, error)
+        yield
+    finally:
+        os.close(held)
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
@@ -177,7 +207,7 @@ class Poses(Protocol):
     def pairs(self, split: Any, n: int, seed: int = 0) -> Any: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Circuit:
     """The nodes and weights of one model that perform one task, with all that is needed to run them.
 
@@ -214,7 +244,7 @@ class Circuit:
     """Nodes and non-zero weights between nodes in the whole model."""
     tried: tuple[dict[str, Any], ...] = ()
     """What each seed of the search reached; the best one is this circuit."""
-    model: Runs | None = field(default=None, compare=False, repr=False)
+    model: Runs | None = field(default=None, repr=False)
 
     @property
     def reached(self) -> bool:

@@ -31,7 +31,7 @@ from openwork.models import CIRCUITS, load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress
 from openwork.pruning import PruneConfig, load_circuit, prune
 from openwork.sparsity import SparsityConfig
-from openwork.training import TrainConfig, read_metrics, train
+from openwork.training import TrainConfig, last_validation_loss, train
 from openwork.viewer import write_page
 
 TASK = "single_double_quote"
@@ -154,6 +154,11 @@ def _circuit(model: Transformer, task: tasks.Task, config: DemoConfig, path: Pat
         found.save(path)
     circuit = load_circuit(path, model)
     circuit.check_task(task)
+    if (circuit.target, len(circuit.tried)) != (config.prune.target, config.seeds):
+        raise UserError(
+            f"{path} is the best of {len(circuit.tried)} searches for {circuit.target} nats, not of {config.seeds} for "
+            f"{config.prune.target}; give another --out, or delete it"
+        )
     return circuit
 
 
@@ -174,7 +179,7 @@ def summarise(model: Path, circuit: Circuit, card: Card, seconds: dict[str, floa
         "task": circuit.task,
         "target": circuit.target,
         "reached": circuit.reached,
-        "validation_loss": read_metrics(model)[-1]["validation_loss"],
+        "validation_loss": last_validation_loss(model),
         "unpruned_loss": circuit.losses["unpruned"],
         "circuit_loss": circuit.losses["circuit"],
         "circuit_loss_uncalibrated": circuit.losses["circuit_uncalibrated"],

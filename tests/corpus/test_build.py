@@ -315,6 +315,25 @@ def test_a_corpus_that_a_killed_build_had_moved_aside_comes_back(source, tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "source"]
 
 
+def test_a_second_build_does_not_write_where_one_goes_on(source, tmp_path):
+    alone = build(source, tmp_path / "alone").manifest
+
+    def begin_another(stage, done, total):
+        if stage == "write" and done == total:
+            with pytest.raises(UserError, match=r"another run writes to .*\.c\.part; wait for the corpus .*c, or"):
+                build(source, tmp_path / "c", seed=1)
+
+    assert build(source, tmp_path / "c", progress=begin_another).manifest == alone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "c", "source"]
+
+
+def test_what_a_killed_build_left_is_not_in_the_corpus(source, tmp_path):
+    (tmp_path / ".c.part").mkdir()
+    (tmp_path / ".c.part" / "part-7.ids").write_bytes(b"\0")
+    build(source, tmp_path / "c")
+    assert not (tmp_path / "c" / "part-7.ids").exists() and not (tmp_path / ".c.part").exists()
+
+
 def test_a_build_stopped_between_the_two_renames_leaves_the_old_corpus(source, tmp_path, monkeypatch):
     old = build(source, tmp_path / "c").manifest.hash
     (source / "more.py").write_text("more = 1\n")

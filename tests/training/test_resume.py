@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.models import load_model
 from openwork.training import read_metrics, train
-from openwork.training.checkpoints import only_run
 from openwork.training.loop import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -124,18 +122,6 @@ def test_a_second_run_does_not_write_where_one_goes_on(tiny_corpus, tmp_path, un
     train(tiny_corpus, config(), tmp_path / "m", begin_another)
     assert_same_run(tmp_path / "m", unstopped["exact"])
     train(tiny_corpus, config(), tmp_path / "m")
-
-
-def test_a_file_system_without_locks_is_trained_on_all_the_same(tmp_path, monkeypatch):
-    def unsupported(descriptor, kind):
-        raise OSError(errno.EBADF, "Bad file descriptor")  # what Linux says of a directory on NFS
-
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    with only_run(tmp_path / "m"), only_run(tmp_path / "m"):
-        pass
-    monkeypatch.undo()
-    with only_run(tmp_path / "m"), pytest.raises(UserError, match="another run"), only_run(tmp_path / "m"):
-        pass
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from openwork.artifacts import only_run
 from openwork.corpus.encoding import Encoded, Feed, encode
 from openwork.corpus.mixture import Part, parse_mixture
 from openwork.corpus.shards import (
@@ -121,18 +122,20 @@ def _aside(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} is there and is no corpus; choose another directory for the corpus")
     aside = place.with_name(f".{place.name}.part")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # of a build that was killed
-        aside.mkdir(parents=True)
-        yield aside
-        if place.exists():
-            place.replace(_old(place))
-        aside.replace(place)
+        with only_run(aside, f"wait for the corpus {out}, or choose another directory"):
+            try:
+                for left in aside.iterdir():  # of a build that was killed
+                    left.unlink()
+                yield aside
+                if place.exists():
+                    place.replace(_old(place))
+                aside.replace(place)
+            finally:
+                _restore(place)
+                shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write the corpus {out}: {reason}; free some space or choose another place") from error
-    finally:
-        _restore(place)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _old(place: Path) -> Path:

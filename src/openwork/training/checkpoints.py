@@ -8,9 +8,7 @@ older one is used.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,6 @@ from openwork.sparsity import Adam
 
 KEPT = 2
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def only_run(directory: Path) -> Iterator[None]:
-    """Keep a second run out of `directory` until this one ends, be it killed: two would delete each other's state.
-
-    Where directories cannot be locked (on NFS, on Windows), nothing is kept out.
-
-    Raises:
-        UserError: another run goes on there.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if os.name != "posix":
-        yield
-        return
-    import fcntl  # is not there on other systems
-
-    held = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run writes to {directory}; wait, or train into another directory") from None
-        except OSError as error:
-            log.info("%s cannot be locked (%s)", directory, error)
-        yield
-    finally:
-        os.close(held)
 
 
 def save_checkpoint(directory: Path, step: int, model: nn.Module, optimizer: Adam, about: Mapping[str, Any]) -> Path:

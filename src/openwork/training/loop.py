@@ -22,6 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from openwork import kernels
+from openwork.artifacts import only_run
 from openwork.config import to_dict
 from openwork.corpus import Corpus
 from openwork.errors import UserError
@@ -40,7 +42,7 @@ from openwork.sparsity import (
     use_sparse_layers,
 )
 from openwork.training.card import write_card
-from openwork.training.checkpoints import only_run, resume, save_checkpoint
+from openwork.training.checkpoints import resume, save_checkpoint
 from openwork.training.gradient import Gradient
 from openwork.training.metrics import (
     MetricsLog,
@@ -62,7 +64,8 @@ class TrainConfig:
 
     mode: Literal["exact", "fast"] = "exact"
     """exact: a gradient and moments for every weight. fast: once the density no longer falls, and from `fast_from` on,
-    for the kept weights and as many zeros alone (see `openwork.sparsity.kept`)."""
+    for the kept weights and as many zeros alone, of matrices that keep an eighth or less (see
+    `openwork.sparsity.kept`)."""
     fast_from: float = 0.5
     """The fraction of training before which fast mode is exact mode, however early annealing ends: the longer it is
     fast, the more it loses (docs/log.md, "Annealing in a tenth of the run")."""
@@ -159,7 +162,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
     optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision)
     about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
-    with only_run(out / "checkpoints"):
+    with only_run(out / "checkpoints", "wait, or train into another directory"):
         start = resume(out / "checkpoints", model, optimizer, about)
         ended = [line for line in read_metrics(out) if line["step"] == config.n_steps]
         if start == config.n_steps and not any("validation_loss" in line for line in ended):
@@ -174,7 +177,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
                 batch = corpus.batch("train", step, config.batch_size, config.model.n_ctx, config.seed).to(device)
                 line = train_step(gradient, optimizer, batch, step, config)
                 if not math.isfinite(line["loss"] + line["gradient_rms"]):
-                    raise Diverged(_what_diverged(model, batch, step, out / "checkpoints"))
+                    raise Diverged(_what_diverged(model, batch, step))
                 line["tokens_per_second"] = config.tokens_per_step / (time.perf_counter() - began)
 
                 done = step + 1
@@ -218,8 +221,8 @@ def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) ->
 
 
 def make_optimizer(model: Transformer, config: TrainConfig) -> Adam:
-    """The optimiser of the config's mode; `model` is given sparse layers where it lies in main memory."""
-    layers = use_sparse_layers(model) if model.embed.weight.device.type == "cpu" else []
+    """The optimiser of the config's mode; `model` is given sparse layers where the kernels can run."""
+    layers = use_sparse_layers(model) if kernels.native and model.embed.weight.device.type == "cpu" else []
     adam = AdamConfig(config.betas, config.eps, config.weight_decay)
     if config.mode == "fast":
         final = quotas(model, config.sparsity, config.sparsity.density)
@@ -297,16 +300,15 @@ def _check_fit(corpus: Corpus, config: TrainConfig) -> None:
 
 
 @torch.no_grad()
-def _what_diverged(model: Transformer, batch: Tensor, step: int, checkpoints: Path) -> str:
-    """One line: the step, the first site whose activations are not finite, and the checkpoint to go back to."""
+def _what_diverged(model: Transformer, batch: Tensor, step: int) -> str:
+    """One line: the step, and the first site whose activations are not finite."""
     sites = all_sites(model.config)
     logits, acts = model.run(batch[:, :-1], record=sites)
     bad = [site for site in sites if not acts[site].isfinite().all()]
     first = bad[0] if bad else "the gradient" if logits.isfinite().all() else "the logits"
-    kept = sorted(checkpoints.glob("step-*.checkpoint"))
     return (
         f"training diverged at step {step + 1}: the first values that are not finite are in {first}; "
-        f"the last good checkpoint is {kept[-1] if kept else 'none'}; lower learning_rate or raise warmup"
+        "train into another directory with a lower learning_rate or a longer warmup"
     )
 
 

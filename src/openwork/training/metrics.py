@@ -93,6 +93,18 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
+def last_validation_loss(directory: str | Path) -> float:
+    """The validation loss with which the run in `directory` ended, in nats per token.
+
+    Raises:
+        UserError: its metrics end without one.
+    """
+    lines = read_metrics(directory)
+    if not lines or "validation_loss" not in lines[-1]:
+        raise UserError(f"{directory}/metrics.jsonl does not end with a validation; restore it, or train again")
+    return lines[-1]["validation_loss"]
+
+
 @torch.no_grad()
 def validation_loss(model: Transformer, batches: list[Tensor]) -> float:
     """Mean nats per token over `batches`, each (batch, position + 1)."""
