@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import log
 from statistics import stdev
 from types import SimpleNamespace
 from typing import Any
@@ -50,11 +51,11 @@ def test_the_planted_circuit_passes_every_check(circuit):
     ]
 
 
-def test_a_circuit_of_decoys_fails_every_check_but_that_no_control_is_nearer_to_the_model(circuit):
+def test_a_circuit_of_decoys_fails_every_check(circuit):
     decoys = with_kept(
         circuit, {"0.attn.act_in": [4, 5], "0.attn.q": [4], "0.attn.k": [4], "0.attn.v": [4], "0.attn.resid_delta": [7]}
     )
-    assert not any(ok for name, ok in passed(decoys).items() if name != "KL to the full model")
+    assert not any(passed(decoys).values())
 
 
 def test_the_whole_model_is_sufficient_but_so_are_random_circuits_of_its_size(circuit):
@@ -113,11 +114,17 @@ def test_every_number_of_the_card_by_its_definition(circuit):
         otherwise = difference(answers(replace(one, ablation_values=zero), validation))
         want["sufficiency, zero ablation"].append(loss(otherwise, *best(otherwise)))
     for one in [ours, *random_nodes(ours, 6, seed=2)]:
-        without = answers(lambda x, one=one: model.run(x, edit=one.edits(complement=True))[0], validation)
-        want["necessity"].append(loss(difference(without), 1, 0))
+        without = difference(answers(lambda x, one=one: model.run(x, edit=one.edits(complement=True))[0], validation))
+        want["necessity"].append(loss(without, *best(without)))
     assert len({f"{numbers[0]:.2f}" for numbers in want.values()}) == 5  # none can stand for another
     for check in card.checks:
         assert [check.value, *check.detail["random"]] == pytest.approx(want[check.name], abs=1e-4), check.name
+    of_necessity, of_kl = card.checks[2:4]
+    without = answers(lambda x: model.run(x, edit=ours.edits(complement=True))[0], validation)
+    assert of_necessity.detail["uncalibrated"] == pytest.approx(loss(difference(without), 1, 0), abs=1e-4)
+    ablated = answers(with_kept(circuit, {}), validation)
+    assert of_kl.control == pytest.approx(float((full.exp() * (full - ablated)).sum(-1).mean()), abs=1e-4)
+    assert of_kl.detail["uniform"] == pytest.approx(float((full.exp() * full).sum(-1).mean()) + log(15), abs=1e-4)
 
 
 def test_losses_by_template_are_parts_of_the_check_the_worst_first_beside_the_models():
@@ -174,17 +181,58 @@ def test_a_circuit_is_sufficient_where_it_does_the_task_and_no_control_does(valu
 def test_a_circuit_is_necessary_where_the_task_breaks_and_mostly_does_not_without_controls(
     value, random, passes, monkeypatch
 ):
-    monkeypatch.setattr(checks, "loss_without", lambda circuit, pairs: circuit.value)
+    monkeypatch.setattr(
+        checks, "differences_without", lambda one, pairs: torch.tensor([[one.value]], dtype=torch.float64)
+    )
+    monkeypatch.setattr(checks, "calibrated_losses", lambda differences: differences[:, 0, 0])
     check = checks.necessity(stand_in(value), [stand_in(loss).circuit for loss in random])
-    assert (check.passed, check.value, check.control) == (passes, value, sorted(random)[1])
+    assert (check.passed, check.value, check.control) == (
+        passes,
+        value,
+        sorted(random)[1],
+    )
     assert check.detail["random_worst"] == max(random)
 
 
-@pytest.mark.parametrize(("value", "passes"), [(0.29, True), (0.3, False), (0.31, False)])
-def test_a_circuit_is_near_the_model_where_it_is_nearer_than_every_control(value, passes, monkeypatch):
-    monkeypatch.setattr(checks, "_kl", lambda full, one: one.loss)
-    check = checks.divergence(stand_in(value), [stand_in(loss) for loss in (0.9, 0.3, 0.6)])
-    assert (check.passed, check.value, check.control) == (passes, value, 0.3)
+def test_what_shifts_all_answers_alike_has_not_taken_them_away(circuit):
+    pairs = PlantedTask().pairs("validation", 32)
+    shifted = torch.tensor([[9.0, 5.0]]).expand(32, 2)  # B is no longer answered, and still told apart
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "differences_without", lambda one, pairs: shifted)
+        check = checks.necessity(run(circuit, pairs), [circuit])
+    assert check.detail["uncalibrated"] > 2 and check.value < 0.3 and not check.passed
+
+
+@pytest.mark.parametrize(("nearer", "passes"), [(0.3, True), (0.01, False), (-0.3, False)])
+def test_a_circuit_is_near_the_model_where_it_is_nearer_than_nothing_by_two_standard_errors(
+    circuit, nearer, passes, monkeypatch
+):
+    ours = run(circuit, PlantedTask().pairs("validation", 32))
+    noise = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std() * 32**0.5 / 10  # of standard error 0.1
+    nothing = [2 + noise, torch.full((32,), 5.0), torch.full((32,), 7.0)]  # all ablated, one random circuit, uniform
+    kls = iter([torch.full((32,), 2 - nearer), *nothing])
+    monkeypatch.setattr(checks, "_kl", lambda full, logits: next(kls))
+    check = checks.divergence(ours, [ours])
+    assert (check.passed, check.threshold) == (passes, "< control - 2 s.e.")
+    numbers = [
+        check.value,
+        check.control,
+        *(check.detail[name] for name in ("standard_error", "random_median", "uniform")),
+    ]
+    assert numbers == pytest.approx([2 - nearer, 2, 0.1, 5, 7])
+
+
+def test_where_a_task_has_no_pairs_but_those_of_the_search_the_card_says_so(circuit):
+    class Few(PlantedTask):
+        def pairs(self, split, n, seed=0):
+            few = super().pairs(split, 12)
+            return few.rows(i % 12 for i in range(n))
+
+    seen, others = (verify(circuit, task(), n_pairs=64, n_random=2).checks[0] for task in (Few, PlantedTask))
+    assert "that its search has seen" in seen.question and "seen" not in others.question
+    ours = run(circuit, PlantedTask().pairs("validation", 12))
+    assert seen.detail["standard_error"] == pytest.approx(ours.standard_error, rel=1e-4)  # not of 64
 
 
 @pytest.mark.parametrize("draw", [random_circuits, random_nodes])

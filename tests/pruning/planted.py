@@ -84,7 +84,8 @@ class PlantedTask:
             tokens[torch.arange(n), member, place] = marker
         right = torch.tensor([[ANSWER_A, ANSWER_B]]).expand(n, 2)
         last = torch.full((n,), length - 1)
-        return Pairs(tokens=tokens, last=last, right=right, wrong=right.flip(1), prompts=(("", ""),) * n)
+        prompts = tuple((str(one), str(other)) for one, other in tokens.tolist())
+        return Pairs(tokens=tokens, last=last, right=right, wrong=right.flip(1), prompts=prompts)
 
 
 @torch.no_grad()

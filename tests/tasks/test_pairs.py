@@ -97,11 +97,11 @@ def test_parts_are_the_whole_in_turn(n: int) -> None:
         assert sum((getattr(part, name) for part in parts), ()) == getattr(pairs, name)
 
 
-def test_moving_keeps_everything() -> None:
+def test_each_pair_stands_once_and_others_are_left_out_unless_there_are_no_more() -> None:
     pairs = two_pairs()
-    moved = pairs.to("cpu")
-    assert len(moved) == 2
-    assert moved.prompts == pairs.prompts
-    assert moved.templates == pairs.templates == ("x",) * 2
-    assert moved.tokens.equal(pairs.tokens)
-    assert moved.wrong.equal(pairs.wrong)
+    many = pairs.rows([1, 0, 1, 0])
+    assert many.prompts == pairs.prompts[::-1] * 2
+    assert many.distinct().prompts == pairs.prompts[::-1]
+    for but, left in ((pairs.rows([1]), pairs.rows([0])), (pairs, pairs.rows([1, 0]))):
+        found = many.distinct(but=but)
+        assert found.prompts == left.prompts and found.tokens.equal(left.tokens) and found.right.equal(left.right)

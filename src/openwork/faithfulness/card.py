@@ -28,8 +28,9 @@ def verify(
 ) -> Card:
     """Ask of `circuit` whether it is sufficient and necessary, beside `n_random` random circuits and sets of nodes.
 
-    The validation pairs are others than those by which a search decides. Random circuits are calibrated on them, which
-    favours them. `report` gets each check's name as it starts.
+    The validation pairs are others than those by which the search decided, each once, unless the task has no others,
+    as when a user wrote few down: the card says so. Random circuits are calibrated on them, which favours them.
+    `report` gets each check's name as it starts.
 
     Raises:
         UserError: the circuit has no model, `task` is not its own, or no random circuit is asked for.
@@ -40,14 +41,16 @@ def verify(
         raise UserError("this circuit has no model to run on; open it with load_circuit(path, model)")
     circuit.check_task(task)
     model = cast(Transformer, circuit.model)
-    validation, held_out = task.pairs("validation", n_pairs, seed=FRESH), task.pairs("held_out", n_pairs)
+    seen, held_out = task.pairs("validation", circuit.n_pairs), task.pairs("held_out", n_pairs).distinct()
+    validation = task.pairs("validation", n_pairs, seed=FRESH).distinct(but=seen)
+    fresh = validation.prompts[0] not in seen.prompts
     other = "zero" if circuit.ablation == "mean" else "mean"
     report("random circuits")
     ours = run(circuit, validation)
     controls = random_circuits(circuit, n_random, seed, answers=validation.right.unique())
     random = [run(control, validation).calibrated() for control in controls]
     asked = {
-        "sufficiency": lambda: checks.sufficiency(ours, random),
+        "sufficiency": lambda: checks.sufficiency(ours, random, fresh),
         "held-out templates": lambda: checks.held_out(ours, random, held_out),
         "necessity": lambda: checks.necessity(ours, random_nodes(circuit, n_random, seed)),
         "KL to the full model": lambda: checks.divergence(ours, random),

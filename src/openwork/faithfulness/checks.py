@@ -15,6 +15,7 @@ from torch import Tensor
 
 from openwork.artifacts import Check, Circuit
 from openwork.faithfulness.controls import Run, run
+from openwork.pruning.calibration import calibrated_losses
 from openwork.tasks import Pairs
 
 HELD_OUT_BOUND = 0.25
@@ -22,12 +23,12 @@ BROKEN = 0.5
 """Loss in nats from which a task counts as broken."""
 
 
-def sufficiency(ours: Run, random: list[Run]) -> Check:
-    """Does the circuit alone do the task on validation pairs, as far as so many can tell?"""
-    circuit = ours.circuit
+def sufficiency(ours: Run, random: list[Run], fresh: bool = True) -> Check:
+    """Does the circuit alone do the task on validation pairs, `fresh` or seen by its search, as far as so many tell?"""
+    circuit, seen = ours.circuit, "" if fresh else " (on pairs that its search has seen: the task has no others)"
     return _check(
         "sufficiency",
-        f"with every other node {circuit.ablation}-ablated, is the loss at most the target?",
+        f"with every other node {circuit.ablation}-ablated, is the loss at most the target{seen}?",
         ours,
         random,
         at_most=circuit.target,
@@ -39,7 +40,7 @@ def held_out(ours: Run, random: list[Run], pairs: Pairs) -> Check:
     """Does the circuit alone do the task on `pairs` of templates that it was not found with?"""
     return _check(
         "held-out templates",
-        "does it also do the task in code of other shapes?",
+        "does it also do the task in code of other shapes?" if pairs.templates else "does it also do pairs held out?",
         run(ours.circuit, pairs),
         [run(control.circuit, pairs) for control in random],
         at_most=HELD_OUT_BOUND,
@@ -61,55 +62,70 @@ def other_ablation(ours: Run, random: list[Run], values: dict[str, Tensor], name
 
 
 def necessity(ours: Run, random: list[Circuit]) -> Check:
-    """Does the model fail when only the circuit is ablated, and not when as many random nodes are?
+    """Is the answer lost to the model when only the circuit is ablated, and not when as many random nodes are?
 
-    The median of the random ones decides: one of them may hit a node of the circuit by chance, and then breaks the task
-    too.
+    Scale and shift are calibrated in each case: an ablation that only shifts all answers alike has not lost them. Of
+    the random ones the median decides: one may hit a node of the circuit by chance, and then breaks the task too.
     """
-    value, *losses = (loss_without(circuit, ours.pairs) for circuit in (ours.circuit, *random))
+    without = [differences_without(circuit, ours.pairs) for circuit in (ours.circuit, *random)]
+    value, *losses = calibrated_losses(torch.stack(without)).tolist()
     return Check(
         name="necessity",
-        question=f"with only the circuit {ours.circuit.ablation}-ablated, does the model fail?",
+        question=f"with only the circuit {ours.circuit.ablation}-ablated, does the model fail, however calibrated?",
         value=value,
         unit="nats",
         control=median(losses),
         control_name=f"median of {len(losses)} random",
         threshold=f">= {BROKEN}, random below",
         passed=value >= BROKEN > median(losses),
-        detail={"random": losses, "random_worst": max(losses)},
+        detail={"random": losses, "random_worst": max(losses), "uncalibrated": float(Pairs.losses(without[0]))},
     )
 
 
 @torch.no_grad()
-def loss_without(circuit: Circuit, pairs: Pairs) -> float:
-    """Loss of the model with only the circuit ablated."""
+def differences_without(circuit: Circuit, pairs: Pairs) -> Tensor:
+    """`Pairs.differences` (n, 2) of the model with only the circuit ablated."""
     assert circuit.model is not None
-    return float(pairs.loss(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True), due=pairs.due)[0]))
+    return pairs.differences(circuit.model.run(pairs.flat, edit=circuit.edits(complement=True), due=pairs.due)[0])
 
 
+@torch.no_grad()
 def divergence(ours: Run, random: list[Run]) -> Check:
-    """Is the circuit's next-token distribution nearer to the full model's than random circuits' are?"""
-    assert ours.circuit.model is not None
-    with torch.no_grad():
-        full = ours.circuit.model.run(ours.pairs.flat, due=ours.pairs.due)[0].log_softmax(-1)
-    value, *losses = (_kl(full, one) for one in (ours, *random))
+    """Is the circuit's next-token distribution nearer to the full model's than with every node ablated?
+
+    Of random circuits, nearly constants as they are, the nearest of some decides nothing: they are told beside it, as
+    is the uniform distribution, which is often nearer than both.
+    """
+    pairs, model = ours.pairs, ours.circuit.model
+    assert model is not None
+    full = model.run(pairs.flat, due=pairs.due)[0].log_softmax(-1)
+    nothing = run(replace(ours.circuit, nodes=(), edges=(), kept={}), pairs)
+    circuit, ablated, *others = (_kl(full, one.logits) for one in (ours, nothing, *random))
+    nearer = ablated - circuit
+    error = float(nearer.std() / len(nearer) ** 0.5) if len(nearer) > 1 else 0.0
+    losses = [float(other.mean()) for other in others]
     return Check(
         name="KL to the full model",
-        question="over all next tokens, is it nearer to the full model than random circuits are?",
-        value=value,
+        question="over all next tokens, is it nearer to the full model than with every node ablated?",
+        value=float(circuit.mean()),
         unit="nats",
-        control=min(losses),
-        control_name=f"best of {len(losses)} random",
-        threshold="< random",
-        passed=value < min(losses),
-        detail={"random": losses, "random_median": median(losses)},
+        control=float(ablated.mean()),
+        control_name="all ablated",
+        threshold="< control - 2 s.e.",
+        passed=float(nearer.mean()) > 2 * error,
+        detail={
+            "random": losses,
+            "random_median": median(losses),
+            "standard_error": error,
+            "uniform": float(_kl(full, torch.zeros_like(full)).mean()),
+        },
     )
 
 
-def _kl(full: Tensor, one: Run) -> float:
-    """Mean KL(full model, circuit) in nats where the answer is due; `full` are log probabilities."""
-    kl = F.kl_div(one.logits.log_softmax(-1), full, log_target=True, reduction="none")
-    return float(kl.sum(-1).mean())
+def _kl(full: Tensor, logits: Tensor) -> Tensor:
+    """(n,): KL of the `full` model's log probabilities (2n, d_vocab) to `logits`, in nats, the mean of each pair."""
+    kl = F.kl_div(logits.log_softmax(-1), full, log_target=True, reduction="none")
+    return kl.sum(-1).unflatten(0, (-1, 2)).mean(-1)
 
 
 def _check(

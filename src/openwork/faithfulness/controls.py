@@ -1,8 +1,9 @@
 """Controls: random circuits and random nodes. A question that these also pass says nothing.
 
-In a sparse model hardly any weight joins two nodes that are drawn at random, so a circuit drawn by nodes would be a
-constant, which no circuit can lose to. Random circuits are therefore grown weight by weight, back from what the answers
-read. Like the circuit itself they run once on the validation pairs (`Run`), for all checks that ask something of their
+In a sparse model hardly any weight joins two nodes that are drawn at random, so random circuits are grown weight by
+weight, back from what the answers read. Still most of them hardly tell the answers apart: what they show is that
+ablation and calibration alone do not do the task, rather than how good another circuit of the size could be. Like the
+circuit itself they run once on the validation pairs (`Run`), for all checks that ask something of their
 answers. Random nodes are for the check that ablates the circuit.
 """
 
@@ -12,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +41,8 @@ def random_circuits(circuit: Circuit, n: int = N_RANDOM, seed: int = 0, answers:
 
     Drawn from the last matrix to the first: weights into what later ones read, in writes also into what the unembedding
     of the tokens `answers` reads (all channels without them), in queries and keys into the heads that move something;
-    others only where these do not suffice. One that is `circuit` itself, as happens in tiny models, is drawn again.
+    others, or from more nodes than the circuit has, only where these have too few weights. One that is `circuit`
+    itself, as happens in tiny models, is drawn again.
     They are not calibrated (see `Run`) and carry no names: they are there to be run.
     """
     model = cast(Transformer, circuit.model)
@@ -68,8 +71,8 @@ def _grown(circuit: Circuit, model: Transformer, answered: Tensor, generator: to
         wanted = stream if kind == "resid_delta" else on[matrix.target]
         if kind in "qk":
             wanted = on[f"{block}.v"].view(-1, d_head).any(1).repeat_interleave(d_head)
-        n_rows = len(circuit.kept.get(matrix.target, ()))
-        rows, columns = _weights(matrix, wanted, n_rows, sizes[matrix.target], generator)
+        n_rows, n_columns = (len(circuit.kept.get(site, ())) for site in (matrix.target, matrix.source))
+        rows, columns = _weights(matrix, wanted, n_rows, n_columns, sizes[matrix.target], generator)
         on[matrix.target][rows] = on[matrix.source][columns] = True
         if kind in "qk":
             on[f"{block}.q"] |= on[f"{block}.k"]
@@ -88,16 +91,28 @@ def _grown(circuit: Circuit, model: Transformer, answered: Tensor, generator: to
     return replace(circuit, kept=kept, nodes=(), edges=tuple(edges), scale=1.0, shift=0.0)
 
 
-def _weights(matrix: Matrix, wanted: Tensor, n_rows: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows and columns of `n` non-zero weights, drawn from `n_rows` rows, or from as many as have so many weights: rows
-    that are `wanted` first."""
+def _weights(
+    matrix: Matrix, wanted: Tensor, n_rows: int, n_columns: int, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns of `n` non-zero weights, drawn from at most `n_rows` rows, those that are `wanted` first, and
+    `n_columns` columns, or from as many more as have so many weights. Every row has one before any has a second."""
     order = torch.randperm(len(wanted), generator=generator)
     order = torch.cat([order[wanted[order]], order[~wanted[order]]])
-    present = matrix.weight[order] != 0
-    enough = int((present.sum(1).cumsum(0) < n).sum()) + 1
-    rows, columns = present[: max(n_rows, enough)].nonzero().unbind(1)
-    chosen = torch.randperm(len(rows), generator=generator)[:n]
-    return order[rows[chosen]], columns[chosen]
+    across = torch.randperm(matrix.weight.shape[1], generator=generator)
+    present = matrix.weight[order][:, across] != 0
+    present = present[: max(min(n_rows, int(wanted.sum())), _enough(present.sum(1), n))]
+    present = present[:, : max(n_columns, _enough(present.sum(0), n))]
+    rows, columns = present.nonzero().unbind(1)
+    drawn = torch.randperm(len(rows), generator=generator)
+    again = torch.ones(len(drawn), dtype=torch.bool)
+    again[np.unique(rows[drawn].numpy(), return_index=True)[1]] = False
+    chosen = drawn[again.int().argsort(stable=True)][:n]
+    return order[rows[chosen]], across[columns[chosen]]
+
+
+def _enough(weights: Tensor, n: int) -> int:
+    """Of how many lines, with so many `weights` each, the first have `n` together."""
+    return int((weights.cumsum(0) < n).sum()) + 1
 
 
 def random_nodes(circuit: Circuit, n: int = N_RANDOM, seed: int = 0) -> list[Circuit]:

@@ -7,6 +7,7 @@ that ignores what decides can do better than a coin: a loss of ln 2 = 0.69 nats.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
@@ -62,18 +63,24 @@ class Pairs:
         """(2n,) int64: for each of ``flat`` the position whose next token is the answer."""
         return self.last.repeat_interleave(2)
 
-    def to(self, device: torch.device | str) -> Pairs:
-        """The same pairs on `device`."""
-        moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.right, self.wrong))
-        return Pairs(*moved, prompts=self.prompts, templates=self.templates)
+    def rows(self, rows: Iterable[int]) -> Pairs:
+        """The pairs at `rows` alone."""
+        rows = list(rows)
+        return Pairs(
+            *(tensor[rows] for tensor in (self.tokens, self.last, self.right, self.wrong)),
+            prompts=tuple(self.prompts[i] for i in rows),
+            templates=tuple(self.templates[i] for i in rows) if self.templates else (),
+        )
 
     def split(self, n: int) -> list[Pairs]:
         """The same pairs in parts of `n`, the last one of what is left."""
-        tensors = zip(*(tensor.split(n) for tensor in (self.tokens, self.last, self.right, self.wrong)), strict=True)
-        return [
-            Pairs(*part, prompts=self.prompts[i * n : (i + 1) * n], templates=self.templates[i * n : (i + 1) * n])
-            for i, part in enumerate(tensors)
-        ]
+        return [self.rows(range(i, min(i + n, len(self)))) for i in range(0, len(self), n)]
+
+    def distinct(self, but: Pairs | None = None) -> Pairs:
+        """Each of the pairs once, without those that are in `but`; where that leaves none, those as well."""
+        once = {prompts: i for i, prompts in reversed(list(enumerate(self.prompts)))}
+        others = [i for prompts, i in once.items() if but is None or prompts not in but.prompts]
+        return self.rows(sorted(others or once.values()))
 
     def at_answer(self, logits: Tensor) -> Tensor:
         """(2n, d_vocab): of `logits` (2n, T, d_vocab) those where the answer is due."""

@@ -34,7 +34,8 @@ export function showCard(root, graph) {
     el(
       "p",
       { class: "quiet" },
-      "Controls are random circuits of as many weights of every matrix; for necessity, as many random nodes per site. " +
+      "Controls are random circuits of as many weights of every matrix; for necessity, as many random nodes per site; " +
+        "for KL, the model with every node ablated. " +
         "In the last column each tick is one of them, the dot is this circuit. Losses are in nats; a coin gives 0.693.",
     ),
   );
