@@ -247,7 +247,7 @@ def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larg
     monkeypatch.setattr("openwork.pruning.curve.prune", larger_for_looser)
     circuits = prune_to_targets(model, PlantedTask(), [0.1, 0.3], config=QUICK)
     assert [(circuit.target, circuit.edges) for circuit in circuits] == [(0.1, fewer.edges), (0.3, fewer.edges)]
-    assert [circuit.tried[0]["target"] for circuit in circuits] == [0.1, 0.3]  # what was found for that target
+    assert [circuit.tried[0]["target"] for circuit in circuits] == [0.1, 0.1]  # the search that found it
 
 
 def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model):
@@ -284,6 +284,15 @@ def test_magnitudes_are_of_the_prompts_and_not_of_what_fills_them_up(model):
         rows = torch.cat([row[: last + 1] for row, last in zip(x, short.due.tolist(), strict=True)])
         found.append((rows - values[site]).abs().mean(0))
     torch.testing.assert_close(magnitude(model, values, short), torch.cat(found))
+
+
+def test_prompts_longer_than_the_context_are_refused_before_any_work(model, monkeypatch):
+    monkeypatch.setattr("openwork.pruning.search.shortlist", None)
+    monkeypatch.setattr("openwork.pruning.baselines._scores", None)
+    monkeypatch.setattr(model, "config", replace(model.config, n_ctx=8))
+    for find in (prune, baselines):
+        with pytest.raises(UserError, match="prompts of 9 tokens, more than the model's context of 8; train with"):
+            find(model, PlantedTask(), config=QUICK)
 
 
 def test_no_searches_and_a_target_that_is_no_number_are_refused_before_any_work(model, monkeypatch):

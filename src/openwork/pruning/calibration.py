@@ -18,7 +18,8 @@ STEPS = 16
 def calibrated_losses(differences: Tensor) -> Tensor:
     """The loss (...) in nats of `differences` (..., pair, 2), each circuit with the scale and shift that suit it best.
 
-    The gradient is that of the best loss: at its minimum, scale and shift have none of their own.
+    Scale and shift are taken as given by the gradient: it is that of the loss with the scale's price, at whose minimum
+    they have none of their own.
     """
     scale, shift = (x[..., None, None].to(differences) for x in calibrate(differences))
     return Pairs.losses(scale * differences + shift)

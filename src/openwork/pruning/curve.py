@@ -32,7 +32,7 @@ def prune_to_targets(
     every = [replace(config or PruneConfig(), target=target) for target in sorted(targets)]  # bad ones end here
     for wanted in every:
         circuit = prune(model, task, seed=seed, seeds=seeds, config=wanted, report=report)
-        before = [replace(found[-1], target=wanted.target, tried=circuit.tried)] if found else []
+        before = [replace(found[-1], target=wanted.target)] if found else []
         found.append(min([circuit, *before], key=rank))
     return found
 

@@ -50,7 +50,8 @@ class Judge:
         return self.losses(edge)
 
     def slopes(self, edge: Tensor) -> Tensor:
-        """To first order, how much the loss of one circuit edge (edges,) rises where each open edge is closed."""
+        """To first order, how much the loss of one circuit edge (edges,), the price of its scale included, rises where
+        each open edge is closed."""
         gate = edge[None].clone().requires_grad_()
         open_gate = self.universe.supplied(gate)
         loss = calibrated_losses(self.compact.differences(self.universe.ends(open_gate.detach()), open_gate)).sum()

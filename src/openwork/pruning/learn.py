@@ -1,8 +1,9 @@
 """Learning gates by gradient: many trials, each with its own price and seed, as one batch (paper, A.5).
 
-A trial minimises calibrated task loss + k_coef * open gates over its taus with AdamW. Its epsilon is the price: a gate
-that nothing but its price moves closes slowly, one that the loss needs reopens at the full rate. So the gates of a
-mechanism do not all close while the loss is still too low to tell them. All trials see the same pairs.
+A trial minimises calibrated task loss, the price of its scale included, + k_coef * open gates over its taus with AdamW.
+Its epsilon is the price: a gate that nothing but its price moves closes slowly, one that the loss needs reopens at the
+full rate. So the gates of a mechanism do not all close while the loss is still too low to tell them. All trials see the
+same pairs.
 """
 
 from __future__ import annotations

@@ -36,14 +36,27 @@ class Problem:
     config: PruneConfig
     report: Report
 
+    def __post_init__(self) -> None:
+        self._fitting(self.validation)  # what ends a search ends it before it begins
+
     def pairs(self, n: int, purpose: int, seed: int) -> Pairs:
         """`n` training pairs, others for each purpose and seed."""
-        return self.task.pairs("train", n, seed=1_000_000 * purpose + seed)
+        return self._fitting(self.task.pairs("train", n, seed=1_000_000 * purpose + seed))
 
     @cached_property
     def validation(self) -> Pairs:
         """The pairs of the stated losses."""
         return self.task.pairs("validation", self.config.validation_pairs)
+
+    def _fitting(self, pairs: Pairs) -> Pairs:
+        """`pairs`, refused if their prompts are longer than the model's context."""
+        longest, n_ctx = pairs.tokens.shape[-1], self.model.config.n_ctx
+        if longest > n_ctx:
+            raise UserError(
+                f"{self.task.name} has prompts of {longest} tokens, more than the model's context of {n_ctx}; train "
+                "with a larger model.n_ctx, or write a task with shorter prompts"
+            )
+        return pairs
 
     @cached_property
     def unpruned(self) -> float:

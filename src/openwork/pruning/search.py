@@ -45,11 +45,12 @@ def prune(
     """The smallest circuit found for `task` in `model` over `seeds` searches, the first with `seed`.
 
     A circuit that reaches the target counts before one that does not, then the one with fewer edges, then fewer nodes;
-    what the others reached stands in ``circuit.tried``. Look at ``circuit.reached``: if no seed reaches the target, the
-    nearest one is returned. `report` gets progress: the phase, its step, the loss and the size.
+    what the others reached stands in ``circuit.tried``. The searches see the same pairs, and go on from each other's
+    circuits, so that one of several need not be what it would be alone. Look at ``circuit.reached``: if no seed reaches
+    the target, the nearest one is returned. `report` gets progress: the phase, its step, the loss and the size.
 
     Raises:
-        UserError: mean ablation and the model has no means, or no search is asked for.
+        UserError: mean ablation and the model has no means, prompts longer than its context, or no search is asked for.
     """
     if seeds < 1:
         raise UserError(f"{seeds} searches find nothing; ask for at least 1")
