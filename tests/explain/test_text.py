@@ -176,13 +176,13 @@ def test_every_share_of_what_separates_by_its_definition():
         assert dict(part.sources) == pytest.approx(shares, rel=1e-3)
 
 
-@pytest.mark.parametrize("wiring", [{}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("wiring", [{}, {"bias": False}, {"sink": False}], ids=str)
 def test_the_bias_of_a_node_holds_what_its_edges_do_not(wiring):
     circuit, model = random_circuit(wiring)
     seen, parameters = see(circuit, model, Posed()), dict(model.named_parameters())
     matrix = {matrix.target: matrix for matrix in matrices(model)}
-    constant = {node.name: node.task.resting for node in seen.nodes if node.task.constant}
-    assert any(node.folded for node in seen.nodes)
+    constant = {node.name: node.task.resting for node in seen.nodes if node.idle}
+    assert any(node.folded for node in seen.nodes) or wiring == {"bias": False}
     for node in seen.nodes:
         site, row = parse_node(node.name, model.config.d_head)
         if site not in matrix:
@@ -194,6 +194,25 @@ def test_the_bias_of_a_node_holds_what_its_edges_do_not(wiring):
             rest -= weight * float(values[parse_node(source, model.config.d_head)[1]])
         assert node.bias == pytest.approx(rest, abs=1e-5)
         assert node.folded == pytest.approx(sum(weight * constant.get(source, 0.0) for source, weight in node.edges))
+
+
+@pytest.mark.parametrize("sink", [True, False])
+def test_a_constant_value_is_idle_only_where_no_sink_takes_a_part_of_the_attention(sink):
+    circuit, model = random_circuit({"sink": sink})
+    circuit = replace(circuit, edges=tuple(edge for edge in circuit.edges if ".attn.v." not in edge.target))
+    seen = see(circuit, model, Posed())
+    nodes = {node.name: node for node in seen.nodes}
+    values = [node for name, node in nodes.items() if ".attn.v." in name]
+    assert values and all(node.task.constant and node.idle != sink for node in values)
+    others = [node for name, node in nodes.items() if ".attn.v." not in name]
+    assert all(node.idle == node.task.constant for node in others)
+    pairs = Posed().pairs("validation", circuit.n_pairs)
+    moved = [source for node in seen.nodes for source, _ in node.edges if ".attn.v." in source]
+    largest = max(moved, key=lambda name: abs(nodes[name].task.resting))
+    site, index = parse_node(largest.replace("attn.v", "attn.y"), model.config.d_head)
+    carried = circuit.run(pairs.flat, record=[site])[1][site][..., index]
+    assert (float(carried.max() - carried.min()) > 1e-4) == sink  # what its edges add varies
+    assert ("how much its head moves of it varies" in to_text(seen, texts)) == sink
 
 
 def test_the_text_names_every_node_and_edge_is_short_and_the_same_each_time():

@@ -42,8 +42,11 @@ class NodeSeen:
     """Mean value on the tokens that differ within a pair, for members A and B."""
     bias: float | None
     """What is added to its edges: bias, and the ablation values that all other weights carry; None for reads."""
+    idle: bool
+    """Constant on the task, so that its edges only add to biases: not a value behind a sink, which takes a part of the
+    head's attention that varies."""
     folded: float
-    """The part that edges from constant nodes add to that."""
+    """The part that edges from idle nodes add to the bias."""
     edges: tuple[tuple[str, float], ...]
     """Sources and weights of the edges that reach it."""
 
@@ -139,12 +142,15 @@ def _nodes(
     weights = model.weights_of(circuit.edges, circuit.ablation_values)
     names = {matrix.target: matrix.name for matrix in matrices(model)}
     differ = pairs.tokens[:, 0] != pairs.tokens[:, 1]
+
+    def idle(name: str) -> bool:
+        return on_task[parse_node(name, d_head)].constant and not (model.config.sink and ".attn.v." in name)
+
     for name in circuit.nodes:
         site, index = parse_node(name, d_head)
         values = acts[site][..., index]
         due = at_answer(pairs, values)
         edges = tuple((edge.source, edge.weight) for edge in circuit.edges if edge.target == name)
-        still = [(on_task[parse_node(source, d_head)], weight) for source, weight in edges]
         yield NodeSeen(
             name=name,
             task=on_task[site, index],
@@ -153,7 +159,10 @@ def _nodes(
             constant_at_answer=is_still(float(due.min()), float(due.max())),
             on_deciding=means(values.unflatten(0, (-1, 2)).transpose(1, 2)[differ]),
             bias=float(weights[f"{names[site]}.bias"][index]) if site in names else None,
-            folded=sum(weight * node.resting for node, weight in still if node.constant),
+            idle=idle(name),
+            folded=sum(
+                weight * on_task[parse_node(source, d_head)].resting for source, weight in edges if idle(source)
+            ),
             edges=edges,
         )
 

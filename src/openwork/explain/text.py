@@ -105,9 +105,10 @@ def _opening(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
 def _node(node: NodeSeen, name: Callable[[int], str], seen: Seen) -> Iterator[str]:
     yield from wrapped(f"{node.name}{_equation(node)}", "  ", " " * 8)
     if node.folded:
-        yield f"      its edges from constant nodes always add {signed(node.folded)}: a part of its bias on this task"
+        yield f"      its edges from idle nodes always add {signed(node.folded)}: a part of its bias on this task"
     if node.task.constant:
-        yield f"      always {value(node.task.resting)} on the task: folded into the bias of what it reaches"
+        what = "idle, folded into the bias of what it reaches" if node.idle else "how much its head moves of it varies"
+        yield f"      always {value(node.task.resting)} on the task: {what}"
     else:
         yield from wrapped(f"task: {_responses(node.task, name)}", " " * 6, " " * 12)
         due = f"always {value(node.at_answer[0])}" if node.constant_at_answer else two(node.at_answer)
@@ -197,15 +198,15 @@ def _distrust(seen: Seen, name: Callable[[int], str]) -> Iterator[str]:
     for token in sorted({*seen.deciding[0], *seen.deciding[1]}):
         entries = ", ".join(by_token.get(token, ["no entry in the channels it reads"]))
         told.append(f"Embedding of {name(token)}: {entries}.")
-    idle = [node.name for node in seen.nodes if node.task.constant]
+    idle = [node.name for node in seen.nodes if node.idle]
     if idle:
         told.append(
-            f"Constant on the task are {len(idle)} of {len(seen.nodes)} nodes, whose edges only add to biases: "
+            f"Idle, constant on the task, are {len(idle)} of {len(seen.nodes)} nodes, whose edges only add to biases: "
             f"{', '.join(idle)}."
         )
     uncounted = [source for node in seen.nodes for source, _ in node.edges if source in idle]
     if uncounted:
-        told.append(f"Edges that leave constant nodes: {len(uncounted)}.")
+        told.append(f"Edges that leave idle nodes: {len(uncounted)}.")
     for head in seen.heads:
         told += _compared(head, seen)
     gap = seen.losses["circuit"] - seen.losses["unpruned"]
