@@ -10,7 +10,7 @@ import pytest
 from openwork.errors import UserError
 from openwork.frontier import Comparison, compare, draw_comparison
 from openwork.frontier.compare import Found
-from openwork.pruning import PruneConfig
+from openwork.pruning import PruneConfig, prune
 from tests.pruning.planted import PlantedTask, planted_model
 
 MODULE = sys.modules["openwork.frontier.compare"]  # the package's `compare` is the function
@@ -104,6 +104,20 @@ def test_circuits_of_another_target_are_refused(planted, tmp_path):
     (tmp_path / "search.json").unlink()
     with pytest.raises(UserError, match=r"one-0\.circuit has the target 0.15, not 0.3"):
         compare(*models, tmp_path, names=["one"], config=other)
+
+
+def test_the_best_of_several_searches_is_refused(planted, tmp_path):
+    models = planted_model("mlp", decoys=False), planted_model("mlp")
+    best = prune(models[0], PlantedTask("mlp"), seeds=2, config=QUICK)
+    best.save(tmp_path / "best.circuit")
+    with pytest.raises(UserError, match=r"best\.circuit is the best of 2 searches, where one a seed is compared"):
+        compare(
+            *models,
+            tmp_path / "out",
+            names=["one"],
+            config=QUICK,
+            at_hand={"sparse": {"one": tmp_path / "best.circuit"}},
+        )
 
 
 def test_circuits_of_another_task_are_refused(planted, tmp_path, monkeypatch):

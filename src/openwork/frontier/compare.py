@@ -247,4 +247,8 @@ def _of_this_search(circuit: Circuit, path: Path, task: tasks.Task, seed: int, c
             raise UserError(
                 f"{path} has the {what} {found[what]}, not {value}; ask for that one, or keep it elsewhere and search"
             )
+    if len(circuit.tried) > 1:
+        raise UserError(
+            f"{path} is the best of {len(circuit.tried)} searches, where one a seed is compared; search with one seed"
+        )
     return circuit
