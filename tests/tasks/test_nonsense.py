@@ -48,5 +48,8 @@ def test_a_twin_is_the_same_each_time_and_has_no_twin(idioms_tokenizer: Tokenize
     assert twin.hash == tasks.twin(task).hash == tasks.get("class_init~nonsense", idioms_tokenizer).hash
     assert replace(twin, instead=(1, 2)).hash != twin.hash
     assert all(answer.strip().isalpha() for answer in idioms_tokenizer.tokens(twin.pairs("train", 1).right[0].tolist()))
+    for name in ("class_init~nonsense", "quotes.jsonl~nonsense"):
+        with pytest.raises(UserError, match=f"the answers of {name} are words of a tokenizer; give the MODEL"):
+            tasks.describe(name)
     with pytest.raises(UserError, match="class_init~nonsense is a nonsense twin"):
         tasks.twin(twin)

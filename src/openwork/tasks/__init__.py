@@ -98,7 +98,7 @@ def get(name: str | Path, tokenizer: Tokenizer | None) -> Task:
     base = name.removesuffix(NONSENSE)
     if tokenizer is None:
         raise UserError(f"task {name} needs the model's tokenizer, and this model has none; give a model that has one")
-    if base.endswith(".jsonl") and is_file(base):
+    if base.endswith(".jsonl"):
         task = written_task(_free(base), tokenizer)
     else:
         task = fit(Path(base).stem, *forms_of(base), tokenizer)
@@ -122,8 +122,10 @@ def forms_of(name: str) -> tuple[str, tuple[Form, ...]]:
     """What a task of templates asks, and its forms, the first that suits a tokenizer to be used.
 
     Raises:
-        UserError: there is no such task, or its file defines none.
+        UserError: there is no such task, its file defines none, or it is a nonsense twin.
     """
+    if name.endswith(NONSENSE):
+        raise UserError(f"the answers of {name} are words of a tokenizer; give the MODEL whose tokenizer is meant")
     if is_file(name):
         return read_forms(_free(name))
     if name not in _TASKS:
