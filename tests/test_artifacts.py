@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import save
 
 from openwork.artifacts import (
@@ -14,6 +15,7 @@ from openwork.artifacts import (
     load_tensors,
     only_run,
     read_json,
+    save_figure,
     save_tensors,
     write_atomically,
 )
@@ -118,6 +120,21 @@ def test_a_second_run_is_kept_out_but_where_directories_cannot_be_locked(tmp_pat
     monkeypatch.setattr("fcntl.flock", unsupported)
     with only_run(place, ""), only_run(place, ""):
         pass
+
+
+def test_a_figure_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "curve.png"
+    save_figure(Figure(), path)
+    whole = path.read_bytes()
+    assert whole.startswith(b"\x89PNG") and whole.rstrip().endswith(b"IEND\xaeB`\x82")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*curve.png: No space left"):
+        save_figure(Figure(), path)
+    assert path.read_bytes() == whole and os.listdir(path.parent) == ["curve.png"]
 
 
 def test_json_that_is_damaged_or_no_object_is_named(tmp_path):

@@ -64,5 +64,5 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.toml"):
         read_config(Outer, tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("= 3")
-    with pytest.raises(UserError, match=r"bad\.toml is not valid toml"):
+    with pytest.raises(UserError, match=r"bad\.toml is not valid TOML"):
         read_config(Outer, tmp_path / "bad.toml")

@@ -8,6 +8,7 @@ refused. No pickle.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,9 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from openwork.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT_VERSION = 1
 Ablation = Literal["mean", "zero"]
@@ -58,6 +62,13 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
         ) from error
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG, as `write_atomically` does."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_atomically(path, content.getvalue())
 
 
 @contextmanager

@@ -72,7 +72,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the config {path} is not valid {path.suffix[1:] or 'TOML'}: {error}") from error
+        raise UserError(
+            f"the config {path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f'the config {path} holds no JSON object; write it as {{"key": value}}')
     return content

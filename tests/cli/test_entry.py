@@ -79,6 +79,13 @@ def test_a_task_of_ones_own_that_is_not_there_is_no_row_among_the_others(openwor
     assert "mine.py" in asked.line() and not (tmp_path / "tasks.json").exists()
 
 
+def test_a_file_of_tasks_does_not_command_the_terminal(openwork, tmp_path):
+    lines = [{"prompt": f"\x1b[31m{x}", "right": x, "wrong": y} for x, y in ("ab", "ba")]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ended = openwork("tasks", "--file", tmp_path / "mine.jsonl")
+    assert ended.status == 0 and "\x1b" not in ended.out and r"\x1b[31ma" in ended.out
+
+
 def test_a_model_is_not_written_into_a_corpus(openwork, made):
     before = sorted(path.name for path in (made / "corpus").iterdir())
     assert "is given twice" in openwork("train", made / "corpus", "--out", made / "corpus", *TINY).line()
@@ -209,6 +216,22 @@ def test_what_is_read_is_not_written_over(openwork, made, tmp_path, monkeypatch)
         ("train", "corpus", "--out", "new", "--json", "corpus/manifest.json"),
     ):
         assert "which is read" in openwork(*arguments).line()
+    prune = ("prune", "model", "single_double_quote", "--out", "new.circuit", "--targets")
+    for arguments in (
+        ("corpus", "text.jsonl#text", "--out", "new", "--json", "new/manifest.json"),
+        ("train", "corpus", "--json", "new/deep/numbers.json", "--out", "new"),
+    ):
+        assert "new, which this command writes" in openwork(*arguments).line()
+    for arguments in (
+        (*prune, "5,6", "--json", "new-5.circuit"),
+        (*prune, "5,6", "--json", "new.png"),
+        (*prune, "5,5.0000001"),
+    ):
+        assert "is given twice" in openwork(*arguments).line()
+    (tmp_path / "new-6.circuit").mkdir()
+    assert "new-6.circuit is a directory" in openwork(*prune, "5,6").line()
+    (tmp_path / "new-6.circuit").rmdir()
+    assert not list(tmp_path.glob("new*"))
     for place in ("model", "corpus"):
         for file in (made / place).iterdir():
             assert file.is_dir() or file.read_bytes() == (tmp_path / place / file.name).read_bytes()
@@ -263,7 +286,8 @@ def test_verify_says_on_which_templates_a_circuit_fails(openwork, tmp_path):
 
 def test_baselines_are_of_every_target(openwork, made, tmp_path):
     prune = ("prune", made / "model", "single_double_quote", "--out", tmp_path / "q.circuit", *QUICK)
-    assert openwork(*prune, "--targets", "3,2", "--baselines", "--json", tmp_path / "q.json").status == 0
+    ended = openwork(*prune, "--targets", "3,2", "--baselines", "--json", tmp_path / "q.json")
+    assert ended.status == 0 and "a target of 2 nats asks for nothing: a coin has 0.693" in ended.out
     rows = json.loads((tmp_path / "q.json").read_text())["baselines"]
     assert [row["target"] for row in rows] == [2, 2, 2, 3, 3, 3]
     assert (tmp_path / "q-2.circuit").is_file() and (tmp_path / "q-3.circuit").is_file()

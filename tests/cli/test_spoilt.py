@@ -126,10 +126,10 @@ def test_a_setting_that_cannot_work_is_refused_before_training(openwork, made, t
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("c.toml", b"x = = 3", "c.toml is not valid toml"),
-        ("c.toml", b"\xff\0", "c.toml is not valid toml"),
+        ("c.toml", b"x = = 3", "c.toml is not valid TOML"),
+        ("c.toml", b"\xff\0", "c.toml is not valid TOML"),
         ("c.json", b"[1]", "c.json holds no JSON object"),
-        ("c.json", b"[" * 100_000, "c.json is not valid json"),
+        ("c.json", b"[" * 100_000, "c.json is not valid JSON"),
         ("c.json", b'{"tokens": null}', "tokens is None"),
         ("c.json", b'{"betas": 3}', "betas is 3; it must be a list"),
         ("c.json", b'{"batch_size": true}', "batch_size is True"),

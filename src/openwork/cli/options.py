@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,8 +27,10 @@ PARTS = ("config.json", "weights.safetensors", "tokenizer.json", "means.safetens
 def file_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
     """`path`, if a file can be written there: asked before the work, not after it."""
     if path is not None:
-        _check_place(path)
-        _claim(ctx, path, writes=True)
+        if path.is_dir():
+            raise UserError(f"the file {path} is a directory; choose another place")
+        _check_place(path, "file")
+        _claim(ctx, path, "file")
     return path
 
 
@@ -38,8 +40,8 @@ def directory_to_write(ctx: typer.Context, path: Path | None) -> Path | None:
         return None
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, not a directory; choose another place")
-    _check_place(path / "file")
-    _claim(ctx, path, writes=True)
+    _check_place(path, "directory")
+    _claim(ctx, path, "directory")
     return path
 
 
@@ -47,29 +49,34 @@ def to_read(ctx: typer.Context, path: Any) -> Any:
     """`path`, or the name of a task, source or model, or several; a path that the same command writes is refused."""
     for one in path if isinstance(path, list) else [path]:
         if one is not None and (isinstance(one, Path) or Path(one).suffix or Path(one).is_dir()):
-            _claim(ctx, one if isinstance(one, Path) else one.partition("#")[0], writes=False)
+            _claim(ctx, one if isinstance(one, Path) else one.partition("#")[0], "read")
     return path
 
 
-def _check_place(path: Path) -> None:
-    place = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
-        why = "is a directory" if path.is_dir() else f"cannot be written in {place}"
-        raise UserError(f"the file {path} {why}; choose another place")
+def _check_place(path: Path, what: str) -> None:
+    above = path.absolute().parents
+    place = path if path.is_dir() else next((parent for parent in above if parent.exists()), path)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"the {what} {path} cannot be written in {place}; choose another place")
 
 
-def _claim(ctx: typer.Context, path: Path | str, *, writes: bool) -> None:
-    """Refuse to write where the same command reads, or writes something else; options may come in any order."""
-    claimed: dict[Path, bool] = ctx.meta.setdefault(CLAIMED, {})
+def _claim(ctx: typer.Context, path: Path | str, use: Literal["read", "file", "directory"]) -> None:
+    """Refuse to write a file or a directory where the same command reads, or writes something else; options may come
+    in any order.
+    """
+    claimed: dict[Path, str] = ctx.meta.setdefault(CLAIMED, {})
     place = Path(path).resolve()
-    if place in claimed and (writes or claimed[place]):
+    if place in claimed and (use, claimed[place]) != ("read", "read"):
         raise UserError(
             f"{path} is given twice, and one would be written over the other; choose another place to write"
         )
-    claimed[place] = writes
-    for written in (place for place, writes in claimed.items() if writes):
-        if claimed.get(written.parent) is False and (written.name in PARTS or written.suffix == ".bin"):
+    claimed[place] = use
+    for written in (place for place, use in claimed.items() if use != "read"):
+        if claimed.get(written.parent) == "read" and (written.name in PARTS or written.suffix == ".bin"):
             raise UserError(f"{written} is a part of {written.parent}, which is read; choose another place to write")
+        around = [directory for directory in written.parents if claimed.get(directory) == "directory"]
+        if claimed[written] == "file" and around:
+            raise UserError(f"{written} lies in {around[0]}, which this command writes; choose another place for it")
 
 
 Json = Annotated[
@@ -94,7 +101,7 @@ def circuit_model(ctx: typer.Context, path: Path | None) -> Path | None:
 
     directory = model_directory(ctx, path)
     for file in circuits(directory).values() if directory else ():
-        _claim(ctx, file, writes=False)
+        _claim(ctx, file, "read")
     return directory
 
 

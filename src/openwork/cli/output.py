@@ -97,9 +97,14 @@ def print_pairs(rows: list[dict[str, Any]]) -> None:
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(ratio=1)
         table.add_column(ratio=1)
-        table.add_row(*(row[member] for member in ("member A", "member B")))
+        table.add_row(*(_harmless(row[member]) for member in ("member A", "member B")))
         console.print(table)
         console.print()
+
+
+def _harmless(text: str) -> str:
+    """`text` with what is neither printable nor a line's end as its escape: a file must not command the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _text(value: Any) -> str:

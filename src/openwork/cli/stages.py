@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+COIN = log(2)
+"""The loss of a coin, in nats: a target that is no lower asks for nothing."""
 
 
 @app.command()
@@ -81,7 +84,7 @@ def corpus(
             "or a mixture such as stdlib:0.5,idioms:0.5.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory of the corpus.")],
+    out: Annotated[Path, typer.Option(callback=directory_to_write, help="Directory of the corpus.")],
     d_vocab: Annotated[int | None, typer.Option(help="Size of the vocabulary to train, by default 2048.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(callback=to_read, help="A tokenizer.json to use instead.")] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out for validation.")] = 0.05,
@@ -201,6 +204,7 @@ def models(json_file: Json = None) -> None:
 
 @app.command()
 def prune(
+    ctx: typer.Context,
     model: ModelPath,
     task: Annotated[
         str, typer.Argument(callback=to_read, help="Name of a task (see `openwork tasks`), or a .jsonl or .py file.")
@@ -237,6 +241,9 @@ def prune(
     if targets and wanted.target != PruneConfig.target:
         raise UserError(f"target={wanted.target:g} and --targets {targets} ask for different things; leave one out")
     losses = numbers_in(targets, "--targets") if targets else [wanted.target]
+    files = {target: out.with_name(f"{out.stem}-{target:g}{out.suffix}") if targets else out for target in losses}
+    for file in (*files.values(), out.with_suffix(".png")) if targets else ():
+        file_to_write(ctx, file)
     loaded = load_model(model)
     texts = open_corpus(corpus) if corpus is not None else None
     posed = task_list.get(task, loaded.tokenizer)
@@ -250,7 +257,7 @@ def prune(
             compared += baselines(loaded, posed, seed=seed, config=replace(wanted, target=target), report=report)
     numbers = []
     for circuit in circuits:
-        path = out if targets is None else out.with_name(f"{out.stem}-{circuit.target:g}{out.suffix}")
+        path = files[circuit.target]
         circuit.save(path)
         numbers.append(circuit_numbers(circuit))
         print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
@@ -258,6 +265,10 @@ def prune(
         if not circuit.reached:
             missed = f"target not reached: {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
             console.print(missed, style="bold red")
+        if circuit.target >= COIN:
+            console.print(
+                f"a target of {circuit.target:g} nats asks for nothing: a coin has {COIN:.3f}", style="bold red"
+            )
     if targets is not None:
         draw_curve(circuits, out.with_suffix(".png"))
         console.print(f"curve: {out.with_suffix('.png').resolve()}")

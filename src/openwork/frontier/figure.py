@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from openwork.artifacts import save_figure
 from openwork.frontier.compare import SIDES, Comparison
 
 COLOURS = {"sparse": "#0b6e6e", "dense": "#b4552d"}
@@ -30,5 +31,4 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     title = f"circuits at a loss of {comparison.target:g} nats (dashed: geometric means)"
     axes.set(xlabel="edges of the circuit", title=title)
     figure.legend(loc="outside lower right", ncols=len(SIDES))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

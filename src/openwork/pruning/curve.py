@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from openwork.artifacts import Circuit
+from openwork.artifacts import Circuit, save_figure
 from openwork.model import Transformer
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.problem import Report
@@ -52,5 +52,4 @@ def draw_curve(circuits: Sequence[Circuit], path: Path) -> None:
     axes.set(xlabel="loss on validation pairs (nats)", ylabel="size of the circuit", title=circuits[0].task)
     axes.set_yscale("log")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

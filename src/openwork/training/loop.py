@@ -162,6 +162,7 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
         model.bigram.data.copy_(count_bigrams(corpus, config.model.d_vocab))
     optimizer, gradient = make_optimizer(model, config), Gradient(model, config.precision)
     about = {"config": to_dict(config), "corpus": corpus.manifest.hash}
+    fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
     with only_run(out / "checkpoints", "wait, or train into another directory"):
         start = resume(out / "checkpoints", model, optimizer, about)
         ended = [line for line in read_metrics(out) if line["step"] == config.n_steps]
@@ -169,8 +170,6 @@ def train(corpus: Corpus, config: TrainConfig, out: str | Path, report: Report =
             raise UserError(
                 f"the metrics of the finished run in {out} are damaged; restore metrics.jsonl, or delete {out}"
             )
-        fixed = validation_batches(corpus, config.validation_tokens, config.model.n_ctx, config.batch_size, device)
-
         with MetricsLog(out, start) as metrics, _stop_request() as stopping:
             for step in range(start, config.n_steps):
                 began = time.perf_counter()

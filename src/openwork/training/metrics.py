@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import read_bytes, write_atomically
+from openwork.artifacts import read_bytes, save_figure, write_atomically
 from openwork.corpus import Corpus
 from openwork.errors import UserError
 from openwork.kernels import cross_entropy
@@ -160,7 +159,6 @@ def plot_run(directory: str | Path) -> Path:
         if len(names) > 1:
             axis.legend()
     axes[0, 1].set_yscale("log")
-    path, content = Path(directory) / "training.png", io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_atomically(path, content.getvalue())
+    path = Path(directory) / "training.png"
+    save_figure(figure, path)
     return path
