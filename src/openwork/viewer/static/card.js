@@ -59,13 +59,13 @@ function checkRow(check) {
     el(
       "td",
       { class: "value", "data-label": "value" },
-      number(check.value),
+      told(check.value),
       el("span", { class: "unit" }, ` ${check.unit}`),
     ),
     el(
       "td",
       { class: "value", "data-label": "control" },
-      number(check.control),
+      told(check.control),
       el("br"),
       el("span", { class: "quiet" }, check.control_name),
     ),
@@ -73,6 +73,9 @@ function checkRow(check) {
     el("td", {}, others.length ? ticks(check.value, others) : null),
   );
 }
+
+// With as many digits as tell a value from its control.
+const told = (value) => (Number.isFinite(value) ? value.toFixed(3) : number(value));
 
 // Where a check fails: the template on whose pairs the circuit's loss is greatest, of those that it was asked on.
 function worst(templates) {
