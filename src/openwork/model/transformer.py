@@ -10,7 +10,7 @@ Shapes: B batch, T position, D d_model, V d_vocab.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -328,11 +328,11 @@ class Transformer(nn.Module):
 
         return functional_call(self, dict(weights or {}), (tokens, at, positions, due)), recorded
 
-    def _check_parameters(self, names: Iterable[str]) -> None:
+    def _check_parameters(self, names: Collection[str]) -> None:
         """Raise a `UserError` for the first of `names` that names no parameter, nor a bias that a layer is without."""
+        modules = dict(self.named_modules()) if names else {}
         for name in names:
             module, _, leaf = name.rpartition(".")
-            modules = dict(self.named_modules())
             if module not in modules or leaf not in modules[module]._parameters:
                 near = get_close_matches(name, [known for known, _ in self.named_parameters()], n=1)
                 raise UserError(
