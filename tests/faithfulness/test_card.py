@@ -234,6 +234,14 @@ def test_where_a_task_has_no_pairs_but_those_of_the_search_the_card_says_so(circ
     ours = run(circuit, PlantedTask().pairs("validation", 12))
     assert seen.detail["standard_error"] == pytest.approx(ours.standard_error, rel=1e-4)  # not of 64
 
+    class HalfSeen(PlantedTask):
+        def pairs(self, split, n, seed=0):
+            return super().pairs(split, 24).rows(range(12) if seed == 0 else range(6, 24))
+
+    half = verify(circuit, HalfSeen(), n_pairs=64, n_random=2).checks[0]
+    ours = run(circuit, PlantedTask().pairs("validation", 24).rows(range(12, 24)))
+    assert half.value == pytest.approx(ours.loss, rel=1e-4) and "seen" not in half.question
+
 
 @pytest.mark.parametrize("draw", [random_circuits, random_nodes])
 def test_controls_are_many_and_the_same_each_time(circuit, draw):
