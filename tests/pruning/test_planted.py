@@ -288,7 +288,6 @@ def test_magnitudes_are_of_the_prompts_and_not_of_what_fills_them_up(model):
 
 def test_prompts_longer_than_the_context_are_refused_before_any_work(model, monkeypatch):
     monkeypatch.setattr("openwork.pruning.search.shortlist", None)
-    monkeypatch.setattr("openwork.pruning.baselines._scores", None)
     monkeypatch.setattr(model, "config", replace(model.config, n_ctx=8))
     for find in (prune, baselines):
         with pytest.raises(UserError, match="prompts of 9 tokens, more than the model's context of 8; train with"):

@@ -63,12 +63,8 @@ def magnitudes(x: Tensor) -> Tensor:
 def _kept(keys: Tensor, k: int) -> Tensor:
     """Which k of each row of keys (..., d) are kept: all above the k-th largest, the first of those equal to it."""
     bound = keys.topk(k, sorted=False).values.amin(-1, keepdim=True)
-    kept = keys >= bound
-    surplus = kept.sum(-1, keepdim=True) - k
-    if surplus.any():
-        equal = keys == bound
-        kept &= ~equal | (equal.cumsum(-1) <= equal.sum(-1, keepdim=True) - surplus)
-    return kept
+    above, equal = keys > bound, keys == bound
+    return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
 
 
 def compress(weight: Tensor, below: float = math.inf) -> list[Tensor] | None:
