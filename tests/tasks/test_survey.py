@@ -25,10 +25,12 @@ def test_a_model_that_knows_nothing_guesses(idioms_tokenizer: Tokenizer) -> None
     model = small_model(idioms_tokenizer)
     with torch.no_grad():
         model.unembed.weight.zero_()
-    for row in try_tasks(model, tasks.names(), n=8):
+    tried: list[str] = []
+    for row in try_tasks(model, tasks.names(), n=8, report=tried.append):
         assert row["note"] == ""
         assert row["loss"] == pytest.approx(math.log(2), abs=1e-4)
         assert row["held-out loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert tuple(tried) == tasks.names()
 
 
 def test_a_task_that_does_not_suit_says_so(poor_tokenizer: Tokenizer) -> None:

@@ -13,7 +13,7 @@ from openwork.model import ModelConfig, Transformer, mean_activations
 from openwork.models import load_model
 from openwork.sparsity import SparsityConfig, density_at, learning_rate_at
 from openwork.training import TrainConfig, corpus_means, read_metrics, train
-from openwork.training.loop import MEANS_SEED, Diverged, count_bigrams, pick_device
+from openwork.training.loop import MEANS_BATCH, MEANS_SEED, Diverged, count_bigrams, pick_device
 from openwork.training.metrics import validation_batches
 
 
@@ -125,8 +125,8 @@ def test_a_model_trained_in_fast_mode_follows_its_weights(tiny_corpus, tmp_path)
 def test_means_are_over_training_tokens(tiny_corpus):
     model = Transformer(config().model)
     n = 2
-    batches = [tiny_corpus.batch("train", step, 16, 8, MEANS_SEED)[:, :-1] for step in range(n)]
-    expected, found = mean_activations(model, batches), corpus_means(model, tiny_corpus, n * 16 * 8)
+    batches = [tiny_corpus.batch("train", step, MEANS_BATCH // 8, 8, MEANS_SEED)[:, :-1] for step in range(n)]
+    expected, found = mean_activations(model, batches), corpus_means(model, tiny_corpus, n * MEANS_BATCH)
     assert all(torch.equal(found[site], mean) for site, mean in expected.items())
 
 

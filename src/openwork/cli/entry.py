@@ -15,6 +15,7 @@ from openwork.cli.bench import bench
 from openwork.cli.exchange import export, import_
 from openwork.cli.stages import app
 from openwork.errors import UserError
+from openwork.kernels import keep_freed_memory
 
 app.add_typer(bench, name="bench")
 app.add_typer(import_, name="import")
@@ -49,6 +50,7 @@ def main() -> None:
     try:
         _refuse_unreadable(sys.argv[1:])
         _print_anything()
+        keep_freed_memory()
         status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:

@@ -168,8 +168,13 @@ def tasks(
     if loaded:
         for own in file or ():
             task_list.get(own, loaded.tokenizer)  # what cannot be had ends here, not as a row among twenty
-    rows = try_tasks(loaded, names) if loaded else list_tasks(names)
-    print_rows("tasks", rows) if model else print_pairs(rows)
+    if loaded:
+        with console.status("trying") as status:
+            rows = try_tasks(loaded, names, report=status.update)
+        print_rows("tasks", rows)
+    else:
+        rows = list_tasks(names)
+        print_pairs(rows)
     write_json(json_file, {"tasks": rows})
 
 
@@ -308,7 +313,7 @@ def verify(
             circuit,
             _task_of(circuit, task, loaded),
             seed=seed,
-            report=lambda name: status.update(name),
+            report=status.update,
         )
     if out is not None:
         card.save(out)
@@ -365,9 +370,12 @@ def explain(
     circuit, loaded = open_circuit(circuit_path, model)
     posed = _task_of(circuit, task, loaded)
     texts = open_corpus(corpus) if corpus is not None else None
-    written = told.write_program(circuit, loaded, posed) if program is not None else None  # not all wirings have one
-    seen = told.see(circuit, loaded, posed, texts)
-    text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
+    with console.status("writing the program") as status:
+        # first, because not all wirings have a program
+        written = told.write_program(circuit, loaded, posed) if program is not None else None
+        status.update("watching the circuit")
+        seen = told.see(circuit, loaded, posed, texts)
+        text, numbers = told.to_text(seen, posed.tokenizer.tokens), told.to_numbers(seen)
     if program is not None and written is not None:
         source, numbers["program"] = written
         write_atomically(program, source)

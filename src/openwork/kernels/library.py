@@ -93,7 +93,7 @@ def keep_freed_memory() -> None:
     """Have this process keep the memory that it frees, for its next tensors.
 
     By default glibc gives large blocks back to the system, which then hands every page out anew, cleared: up to a tenth
-    of a training step. Where the C library has no such setting, nothing changes.
+    of a training step, and a fifth of a check. Where the C library has no such setting, nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,18 @@ def _shown(pair: tasks.Candidate, member: int) -> str:
 
 
 @torch.no_grad()
-def try_tasks(model: Transformer, names: Sequence[str], n: int = PAIRS) -> list[dict[str, Any]]:
+def try_tasks(
+    model: Transformer, names: Sequence[str], n: int = PAIRS, report: Callable[[str], None] = lambda name: None
+) -> list[dict[str, Any]]:
     """A row for each of the tasks `names`: the unpruned model's loss in nats and its accuracy.
 
     They are of `n` validation and `n` held-out pairs. A task that does not suit the tokenizer or the context has the
-    reason instead; of a task some of whose templates do not, the note says how many.
+    reason instead; of a task some of whose templates do not, the note says how many. `report` gets the name of each
+    task before it is tried.
     """
     rows = []
     for name in names:
+        report(name)
         row: dict[str, Any] = {
             "task": name,
             "loss": "",

@@ -55,6 +55,8 @@ from openwork.training.metrics import (
 
 MEANS_SEED = 1 << 32
 """Seed of the batches that means are taken over, apart from those of training."""
+MEANS_BATCH = 2048
+"""Tokens of a batch for the means, at least: calls of less are mostly overhead."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -207,7 +209,7 @@ def corpus_means(model: Transformer, corpus: Corpus, n_tokens: int = 262_144) ->
         UserError: the corpus has another tokenizer than the model.
     """
     check_corpus(model, corpus)
-    batch_size = 16
+    batch_size = max(16, MEANS_BATCH // model.config.n_ctx)
     n = max(1, n_tokens // (batch_size * model.config.n_ctx))
     device = model.embed.weight.device
     return mean_activations(
