@@ -184,10 +184,12 @@ def test_a_demo_with_other_settings_is_refused(done: Path) -> None:
         quietly(done, replace(CONFIG, train=replace(CONFIG.train, seed=1)))
     with pytest.raises(openwork.UserError, match="holds a corpus with max_tokens"):
         quietly(done, replace(CONFIG, max_tokens=50_000))
-    with pytest.raises(openwork.UserError, match="best of 2 searches for 0.15 nats, not of 3 for 0.15"):
+    with pytest.raises(openwork.UserError, match=r"2 searches for 0.15 nats on 8 pairs, not of 3 searches for 0.15"):
         quietly(done, replace(CONFIG, seeds=3))
-    with pytest.raises(openwork.UserError, match="not of 2 for 0.1; give another"):
+    with pytest.raises(openwork.UserError, match=r"not of 2 searches for 0.1 nats on 8 pairs; give another"):
         quietly(done, replace(CONFIG, prune=replace(CONFIG.prune, target=0.1)))
+    with pytest.raises(openwork.UserError, match=r"on 8 pairs, not of .* on 16 pairs; give another"):
+        quietly(done, replace(CONFIG, prune=replace(CONFIG.prune, validation_pairs=16)))
 
 
 def test_the_card_of_another_circuit_is_made_again(done: Path) -> None:
