@@ -273,6 +273,7 @@ def test_prune_reports_the_circuit_that_it_wrote(openwork, made, tmp_path):
     assert "calibration scale" in ended.out
 
 
+@pytest.mark.slow
 def test_verify_says_on_which_templates_a_circuit_fails(openwork, tmp_path):
     verify = ("verify", "with_as", "--model", "reference-sparse", "--out", tmp_path / "card.json")
     printed = openwork(*verify).out

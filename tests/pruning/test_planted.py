@@ -26,6 +26,12 @@ def model():
     return planted_model()
 
 
+@pytest.fixture(scope="module")
+def circuit(model):
+    """The circuit of that model, searched once for all tests that only look at it."""
+    return prune(model, PlantedTask(), config=QUICK)
+
+
 def problem_of(model, config):
     return Problem(model, PlantedTask(), ablation_values(model, config.ablation), config, lambda line: None)
 
@@ -64,8 +70,7 @@ def test_among_decoys_and_copies_one_whole_copy_is_found(kind, copies, seed):
     assert max(len(found & one) / len(one) for one in planted) >= 0.9
 
 
-def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(model):
-    circuit = prune(model, PlantedTask(), config=QUICK)
+def test_the_nodes_are_the_ends_of_the_edges_and_the_query_of_each_key(circuit):
     ends = {name for edge in circuit.edges for name in edge[:2]}
     assert set(circuit.nodes) == NODES == ends | {"0.attn.q.head0.ch0"}
     assert {edge.weight for edge in circuit.edges} == {1.0, 3.0}
@@ -94,10 +99,9 @@ def test_a_target_that_nothing_at_all_meets_gives_an_empty_circuit(model):
     assert circuit.reached and not circuit.edges and not circuit.nodes
 
 
-def test_no_edge_and_no_node_can_go(model):
+def test_no_edge_and_no_node_can_go(circuit):
     """Local minimality, judged by running the circuit itself without each edge and without each node."""
     task = PlantedTask()
-    circuit = prune(model, task, config=QUICK)
     pairs, others = task.pairs("train", QUICK.fixed_pairs, seed=4_000_000), task.pairs("validation", circuit.n_pairs)
 
     @torch.no_grad()
@@ -138,24 +142,23 @@ def test_seeds_that_find_the_same_circuit_are_all_told_of_it(decoys):
     assert [(line["reached"], line["edges"]) for line in circuit.tried] == [(True, len(EDGES))] * 3
 
 
-def test_the_same_seed_gives_the_same_circuit(model, tmp_path):
-    for name in "ab":
-        prune(model, PlantedTask(), seed=1, config=QUICK).save(tmp_path / name)
+def test_the_same_seed_gives_the_same_circuit(model, circuit, tmp_path):
+    for name, found in (("a", circuit), ("b", prune(model, PlantedTask(), config=QUICK))):
+        found.save(tmp_path / name)
     (tensors_a, header_a), (tensors_b, header_b) = (load_tensors(tmp_path / name, "circuit") for name in "ab")
     assert header_a == header_b and tensors_a.keys() == tensors_b.keys()
     assert all(torch.equal(tensors_a[name], tensors_b[name]) for name in tensors_a)
 
 
-def test_a_circuit_comes_back_and_states_its_loss_again(model, tmp_path):
-    circuit = prune(model, PlantedTask(), config=QUICK)
+def test_a_circuit_comes_back_and_states_its_loss_again(model, circuit, tmp_path):
     circuit.save(tmp_path / "c")
     loaded = load_circuit(tmp_path / "c", model)
     assert loaded.nodes == circuit.nodes and loaded.edges == circuit.edges
     assert abs(loaded.loss(PlantedTask()) - circuit.losses["circuit"]) < 1e-6
 
 
-def test_another_model_or_task_is_refused_and_both_are_named(model, tmp_path):
-    prune(model, PlantedTask(), config=QUICK).save(tmp_path / "c")
+def test_another_model_or_task_is_refused_and_both_are_named(model, circuit, tmp_path):
+    circuit.save(tmp_path / "c")
     other = planted_model()
     with torch.no_grad():
         other.unembed.bias += 1e-3
@@ -218,8 +221,7 @@ def test_a_price_that_closes_every_edge_does_not_end_the_search(model):
     assert found[1] == 0 < found[2], found
 
 
-def test_the_stated_losses_are_those_of_the_validation_pairs(model):
-    circuit = prune(model, PlantedTask(), config=QUICK)
+def test_the_stated_losses_are_those_of_the_validation_pairs(model, circuit):
     pairs = PlantedTask().pairs("validation", QUICK.validation_pairs)
     with torch.no_grad():
         assert circuit.losses["unpruned"] == pytest.approx(float(pairs.loss(model(pairs.flat))), rel=1e-3, abs=0)
@@ -236,12 +238,11 @@ def test_a_looser_target_never_needs_more(model):
     assert len(circuits[0].edges) >= len(circuits[1].edges)
 
 
-def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larger(model, monkeypatch):
-    every = prune(model, PlantedTask(), config=QUICK)
-    fewer = replace(every, edges=every.edges[:-1])
+def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larger(model, circuit, monkeypatch):
+    fewer = replace(circuit, edges=circuit.edges[:-1])
 
     def larger_for_looser(*_, config, **__):
-        found = fewer if config.target < 0.2 else every
+        found = fewer if config.target < 0.2 else circuit
         return replace(found, target=config.target, losses={"circuit": 0.05}, tried=({"target": config.target},))
 
     monkeypatch.setattr("openwork.pruning.curve.prune", larger_for_looser)
@@ -250,8 +251,7 @@ def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larg
     assert [circuit.tried[0]["target"] for circuit in circuits] == [0.1, 0.1]  # the search that found it
 
 
-def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model):
-    circuit = prune(model, PlantedTask(), config=QUICK)
+def test_a_circuit_says_of_how_many_nodes_and_edges_it_was_chosen(model, circuit):
     assert circuit.n_possible_edges == count_possible_edges(model)
     assert circuit.n_possible_nodes == sum(node_sites(circuit.model.config).values())
 
@@ -308,10 +308,9 @@ def test_settings_too_large_for_a_float_are_told(model, setting):
         prune(model, PlantedTask(), config=replace(QUICK, **setting))
 
 
-def test_baselines_need_more_than_the_search(model):
+def test_baselines_need_more_than_the_search(model, circuit):
     rows = {row["method"]: row for row in baselines(model, PlantedTask(), config=QUICK)}
     assert set(rows) == {"attribution", "magnitude", "random"}
-    circuit = prune(model, PlantedTask(), config=QUICK)
     assert all(row["reached"] and row["loss"] <= QUICK.target for row in rows.values())
     assert rows["random"]["edges"] > len(circuit.edges) <= rows["attribution"]["edges"]
     assert rows["attribution"]["nodes"] < rows["magnitude"]["nodes"] < rows["random"]["nodes"]  # the best come first
