@@ -93,8 +93,8 @@ def pruning_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], No
         nonlocal count
         count += 1
         trials = f", {line['trials']} trials" if "trials" in line else ""
-        numbers = f"{line['phase']}{trials}: loss {line['loss']:.3f}  size {line['size']:,}"
-        bar.show(line.get("step", count), line.get("n_steps"), numbers)
+        found = f": loss {line['loss']:.3f}  size {line['size']:,}" if "loss" in line else ""
+        bar.show(line.get("step", count), line.get("n_steps"), f"{line['phase']}{trials}{found}")
 
     with bar.live:
         yield report

@@ -67,7 +67,7 @@ def planted(monkeypatch):
     """The planted task under the name of one of ours; `searched` counts searches."""
     searched, prune = [], MODULE.prune
     monkeypatch.setattr(MODULE, "_check", lambda *asked: None)  # the planted model has no tokenizer
-    monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(MODULE, "_losses", lambda model, side, names, report: dict.fromkeys(names, 0.01))
     monkeypatch.setattr(MODULE.tasks, "get", lambda name, tokenizer: PlantedTask("mlp"))
     monkeypatch.setattr(MODULE, "prune", lambda *a, **k: searched.append(k["seed"]) or prune(*a, **k))
     return searched
@@ -131,9 +131,10 @@ def test_circuits_of_another_task_are_refused(planted, tmp_path, monkeypatch):
         compare(*models, tmp_path, names=["one"], config=QUICK)
 
 
-def test_circuits_of_another_search_are_refused(planted, tmp_path):
+def test_circuits_of_another_search_are_refused_before_any_work(planted, monkeypatch, tmp_path):
     models = planted_model("mlp", decoys=False), planted_model("mlp")
     compare(*models, tmp_path, names=["one"], config=QUICK)
+    monkeypatch.setattr(MODULE, "_losses", pytest.fail)
     other = PruneConfig(**{**QUICK.__dict__, "edge_prices": (1.0,)})
     with pytest.raises(UserError, match=r"search\.json has the edge_prices \[1\.0, 0\.3, 0\.1, 0\.03\], not \[1\.0\]"):
         compare(*models, tmp_path, names=["one"], config=other)
@@ -144,9 +145,24 @@ def test_circuits_of_another_search_are_refused(planted, tmp_path):
 
 
 def test_models_that_share_no_task_are_refused(planted, monkeypatch, tmp_path):
-    monkeypatch.setattr(MODULE, "_losses", lambda model, names: dict.fromkeys(names, 0.5))
+    monkeypatch.setattr(MODULE, "_losses", lambda model, side, names, report: dict.fromkeys(names, 0.5))
     with pytest.raises(UserError, match=r"no task .* below 0\.15 .*\(the nearest, one, has 0\.5 and 0\.5\)"):
         compare(planted_model("mlp"), planted_model("mlp"), tmp_path, names=["one"])
+
+
+def test_each_task_is_told_before_it_is_tried(monkeypatch, tmp_path):
+    def tried(model, names, report):
+        return [report(name) or {"task": name, "loss": 0.5} for name in names]
+
+    monkeypatch.setattr(MODULE, "_check", lambda *asked: None)
+    monkeypatch.setattr(MODULE, "try_tasks", tried)
+    lines = []
+    with pytest.raises(UserError, match="no task"):
+        compare(planted_model("mlp"), planted_model("mlp"), tmp_path, names=["one", "two"], report=lines.append)
+    assert lines == [
+        {"phase": f"try {task} in the {side} model"} for side in ("sparse", "dense") for task in ("one", "two")
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_would_fail_late_or_be_left_out_is_told_before_the_work(tiny_corpus, monkeypatch, tmp_path):

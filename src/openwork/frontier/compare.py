@@ -165,7 +165,10 @@ def compare(
     config, names = config or PruneConfig(), tuple(names or tasks.names())
     models: dict[Side, Transformer] = {"sparse": sparse, "dense": dense}
     _check(models, names, config)
-    of_sparse, of_dense = (_losses(model, names) for model in models.values())
+    kept = out / "search.json"
+    if at_hand is None and kept.is_file():
+        _same_search(kept, config)
+    of_sparse, of_dense = (_losses(model, side, names, report) for side, model in models.items())
     unpruned = {name: (of_sparse[name], of_dense[name]) for name in names}
     if not shared(unpruned):
         nearest = min(unpruned, key=lambda name: max(unpruned[name]))
@@ -174,8 +177,8 @@ def compare(
             f"no task has an unpruned loss below {CAN_DO} in both models (the nearest, {nearest}, has {losses}); "
             "compare better models"
         )
-    if at_hand is None:
-        _same_search(out / "search.json", config)
+    if at_hand is None and not kept.is_file():
+        write_atomically(kept, json.dumps(to_dict(config), indent=2) + "\n")
     found = []
     for task, (side, model), seed in product(shared(unpruned), models.items(), seeds):
         posed = tasks.get(task, model.tokenizer)
@@ -204,10 +207,8 @@ def _check(models: Mapping[Side, Transformer], names: Sequence[str], config: Pru
 
 
 def _same_search(path: Path, config: PruneConfig) -> None:
-    """Note in `path` how circuits are looked for; refuse where it says that those beside it were found otherwise."""
+    """Refuse where `path` says that the circuits beside it were looked for otherwise."""
     asked = to_dict(config)
-    if not path.is_file():
-        write_atomically(path, json.dumps(asked, indent=2) + "\n")
     try:
         found = json.loads(path.read_text())
         differs = next((name for name in {**asked, **found} if found.get(name) != asked.get(name)), None)
@@ -226,8 +227,8 @@ def _stem(task: str) -> str:
     return base + NONSENSE if task.endswith(NONSENSE) else base
 
 
-def _losses(model: Transformer, names: Sequence[str]) -> dict[str, float]:
-    rows = try_tasks(model, names)
+def _losses(model: Transformer, side: Side, names: Sequence[str], report: Report) -> dict[str, float]:
+    rows = try_tasks(model, names, report=lambda name: report({"phase": f"try {name} in the {side} model"}))
     return {row["task"]: float("inf") if row["loss"] == "" else row["loss"] for row in rows}
 
 
