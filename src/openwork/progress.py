@@ -22,7 +22,7 @@ class Bar:
         self.console, self.title = console, title
         columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn()]
         columns += [
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -42,7 +42,7 @@ class Bar:
         if not self.console.is_terminal and (now - self.printed > QUIET_SECONDS or finishes):
             self.printed = now
             share = f"{done / total:4.0%}, {self._left(done, total, now)}" if total else f"{done}"
-            self.console.print(f"{self.title}: {share}  {numbers}", highlight=False)
+            self.console.print(f"{self.title}: {share}  {numbers}", highlight=False, markup=False)
 
     def _left(self, done: int, total: int, now: float) -> str:
         assert self.first is not None

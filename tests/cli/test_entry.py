@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from openwork.cli import output
 from openwork.cli.output import print_rows, write_json
 from openwork.corpus import Tokenizer
 from openwork.models import load_model
+from openwork.progress import pruning_progress
 from openwork.pruning import load_circuit
 
 
@@ -105,6 +107,13 @@ def test_brackets_in_a_path_are_printed_as_they_are(openwork, made, tmp_path):
     (tmp_path / "[red]a[").mkdir()
     ended = openwork("tasks", made / "model", "--json", tmp_path / "[red]a[" / "[/x].json")
     assert ended.status == 0 and (tmp_path / "[red]a[" / "[/x].json").exists()
+    pairs = [{"prompt": f"x{i} = {a}ab", "right": a, "wrong": b} for i in range(32) for a, b in ("'\"", "\"'")]
+    (own := tmp_path / "[red]a[" / "[/y].jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    ended = openwork("tasks", made / "model", "--file", own)
+    assert ended.status == 0, ended
+    with pruning_progress(Console(file=(shown := io.StringIO()), force_terminal=True, width=200)) as report:
+        report({"phase": "try [/y]"})
+    assert "try [/y]" in shown.getvalue()
     output.print_table("[/red]", {"[bold]": "[/x]"})
     output.print_rows("[/x]", [{"task": "[/y]"}])
     output.print_pairs([{"task": "[/a]", "asks to": "[/b]", "member A": "[/c]", "member B": "[bold]"}])

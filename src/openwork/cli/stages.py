@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from openwork.artifacts import Circuit, load_card, write_atomically
 from openwork.cli.options import (
@@ -170,7 +171,7 @@ def tasks(
             task_list.get(own, loaded.tokenizer)  # what cannot be had ends here, not as a row among twenty
     if loaded:
         with console.status("trying") as status:
-            rows = try_tasks(loaded, names, report=status.update)
+            rows = try_tasks(loaded, names, report=lambda name: status.update(escape(name)))
         print_rows("tasks", rows)
     else:
         rows = list_tasks(names)
