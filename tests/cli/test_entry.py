@@ -104,13 +104,11 @@ def test_another_model_or_readme_is_not_trained_over(openwork, made, tmp_path):
 
 
 def test_brackets_in_a_path_are_printed_as_they_are(openwork, made, tmp_path):
-    (tmp_path / "[red]a[").mkdir()
-    ended = openwork("tasks", made / "model", "--json", tmp_path / "[red]a[" / "[/x].json")
-    assert ended.status == 0 and (tmp_path / "[red]a[" / "[/x].json").exists()
+    (tmp_path / "[red]a[" / "[").mkdir(parents=True)
     pairs = [{"prompt": f"x{i} = {a}ab", "right": a, "wrong": b} for i in range(32) for a, b in ("'\"", "\"'")]
     (own := tmp_path / "[red]a[" / "[/y].jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    ended = openwork("tasks", made / "model", "--file", own)
-    assert ended.status == 0, ended
+    ended = openwork("tasks", made / "model", "--file", own, "--json", tmp_path / "[red]a[" / "[/x].json")
+    assert ended.status == 0 and (tmp_path / "[red]a[" / "[/x].json").exists(), ended
     with pruning_progress(Console(file=(shown := io.StringIO()), force_terminal=True, width=200)) as report:
         report({"phase": "try [/y]"})
     assert "try [/y]" in shown.getvalue()

@@ -60,7 +60,7 @@ def test_without_decoys_every_edge_is_found_and_no_other(kind):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("copies", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["head", "mlp", "two_hops"])
 def test_among_decoys_and_copies_one_whole_copy_is_found(kind, copies, seed):
     circuit = prune(planted_model(kind, copies=copies), PlantedTask(kind), seed=seed, config=QUICK)
@@ -136,7 +136,7 @@ def test_the_best_of_several_seeds_is_kept_and_the_others_are_told(model):
     assert all(line["edges"] >= len(circuit.edges) for line in circuit.tried if line["reached"])
 
 
-@pytest.mark.parametrize("decoys", [False, True])
+@pytest.mark.parametrize("decoys", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_seeds_that_find_the_same_circuit_are_all_told_of_it(decoys):
     circuit = prune(planted_model(decoys=decoys), PlantedTask(), seeds=3, config=QUICK)
     assert [(line["reached"], line["edges"]) for line in circuit.tried] == [(True, len(EDGES))] * 3

@@ -47,6 +47,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert timeless == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in read_metrics(b)]
 
 
+@pytest.mark.slow
 @both_modes
 def test_tied_embeddings_are_stopped_and_resumed(mode, tiny_corpus, tmp_path, monkeypatch):
     """The embedding is saved under both its names, which share their memory."""
