@@ -24,10 +24,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from openwork.artifacts import write_atomically
 from openwork.config import number
 from openwork.corpus import Corpus, open_corpus
 from openwork.errors import UserError
+from openwork.files import write_atomically
 from openwork.model import ModelConfig
 from openwork.models import load_model
 from openwork.sparsity import SparsityConfig

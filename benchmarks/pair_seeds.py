@@ -18,10 +18,10 @@ from typing import Any
 from rich.console import Console
 
 from openwork import demo, tasks
-from openwork.artifacts import write_atomically
 from openwork.cli.output import print_rows
 from openwork.corpus import build_corpus
 from openwork.errors import UserError
+from openwork.files import write_atomically
 from openwork.frontier import compare
 from openwork.models import load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress

@@ -24,11 +24,12 @@ import torch
 from rich.console import Console
 
 from openwork import tasks
-from openwork.artifacts import load_card, write_atomically
+from openwork.artifacts import load_card
 from openwork.cli.output import print_rows
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.faithfulness import verify
+from openwork.files import write_atomically
 from openwork.frontier import compare, draw_comparison
 from openwork.frontier.compare import CAN_DO, SIDES
 from openwork.model import ModelConfig

@@ -26,10 +26,10 @@ from reference_pair import CONFIGS, SEARCH, SOURCE, alone, measure
 from rich.console import Console
 
 from openwork import tasks
-from openwork.artifacts import write_atomically
 from openwork.cli.output import print_rows
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
+from openwork.files import write_atomically
 from openwork.frontier.compare import CAN_DO, SIDES
 from openwork.models import load_model, path
 from openwork.progress import corpus_progress, training_progress

@@ -25,7 +25,7 @@ import torch
 from openwork.bench.training import stepper
 from openwork.config import number
 from openwork.errors import UserError
-from openwork.kernels import keep_freed_memory
+from openwork.memory import keep_freed_memory
 from openwork.model import ModelConfig
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig

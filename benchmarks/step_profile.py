@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from openwork.bench.plain import plain_stepper
 from openwork.bench.training import stepper
 from openwork.config import number
-from openwork.kernels import keep_freed_memory
+from openwork.memory import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig

@@ -68,7 +68,7 @@ def tokens_per_second(shape: str) -> float:
     import torch
 
     from openwork.bench.training import stepper
-    from openwork.kernels import keep_freed_memory
+    from openwork.memory import keep_freed_memory
     from openwork.model import ModelConfig
     from openwork.sparsity import SparsityConfig
     from openwork.training import TrainConfig

@@ -24,7 +24,7 @@ from openwork.bench.training import stepper
 from openwork.cli.output import print_rows
 from openwork.config import number
 from openwork.errors import UserError
-from openwork.kernels import keep_freed_memory
+from openwork.memory import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig, density_at
 from openwork.training import TrainConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openwork.corpus import Corpus, build_corpus
-from openwork.kernels import keep_freed_memory
+from openwork.memory import keep_freed_memory
 
 torch.set_num_threads(1)  # little tensors: two threads would only wait for each other
 keep_freed_memory()  # as the commands do

@@ -28,7 +28,13 @@ def test_all_is_sorted_and_true():
     assert openwork.__all__ == sorted(openwork.__all__)
     assert all(hasattr(openwork, name) for name in openwork.__all__)
     functions = {name for name, value in vars(openwork).items() if isinstance(value, (type, FunctionType))}
-    assert functions <= set(openwork.__all__)
+    assert functions - {"__getattr__", "__dir__"} <= set(openwork.__all__)
+
+
+def test_to_import_it_and_to_ask_for_help_is_not_to_wait_for_pytorch():
+    code = "import sys, openwork, openwork.cli; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "[]\n"
 
 
 def test_it_is_typed():
@@ -46,7 +52,7 @@ def test_it_is_typed():
 )
 def test_threads_that_wait_give_way_unless_the_user_wants_otherwise(settings, spin):
     rest = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    command = [sys.executable, "-c", "import openwork"]
+    command = [sys.executable, "-c", "import openwork, torch"]
     told = subprocess.run(
         command, env={**rest, "OMP_DISPLAY_ENV": "verbose", **settings}, capture_output=True, text=True, check=True
     ).stderr

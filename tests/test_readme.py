@@ -13,7 +13,7 @@ from openwork.cli import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INTEROP = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
-UNMAPPED = {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
+UNMAPPED = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed", "__pycache__"}
 
 
 def test_the_file_map_is_true_and_whole():

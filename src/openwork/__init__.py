@@ -4,48 +4,19 @@ model = openwork.load_model(path)
 task = openwork.tasks.get("single_double_quote", model.tokenizer)
 circuit = openwork.prune(model, task)
 card = openwork.verify(circuit, task)
+
+Its parts (``__init__.pyi`` lists them), and PyTorch with them, are imported when they are first used.
 """
 
 import os
+
+import lazy_loader
+
+from openwork.interop import auto_classes
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Before PyTorch loads OpenMP: threads that wait for each other soon give way to other processes (docs/speed.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from openwork import interop, models, tasks
-from openwork.artifacts import Card, Circuit, load_card
-from openwork.corpus import build_corpus, open_corpus
-from openwork.errors import UserError
-from openwork.faithfulness import verify
-from openwork.model import ModelConfig, Transformer
-from openwork.models import load_model, save_model
-from openwork.pruning import PruneConfig, load_circuit, prune
-from openwork.sparsity import SparsityConfig
-from openwork.training import TrainConfig, train
-from openwork.viewer import write_page
-
-__all__ = [
-    "Card",
-    "Circuit",
-    "ModelConfig",
-    "PruneConfig",
-    "SparsityConfig",
-    "TrainConfig",
-    "Transformer",
-    "UserError",
-    "build_corpus",
-    "interop",
-    "load_card",
-    "load_circuit",
-    "load_model",
-    "models",
-    "open_corpus",
-    "prune",
-    "save_model",
-    "tasks",
-    "train",
-    "verify",
-    "write_page",
-]
-
-interop.huggingface.register_when_imported()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+auto_classes.register_when_imported()

@@ -21,11 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from openwork import models, tasks
-from openwork.artifacts import Card, Circuit, load_card, read_json, write_atomically
+from openwork.artifacts import Card, Circuit, load_card
 from openwork.config import to_dict
 from openwork.corpus import Corpus, build_corpus
 from openwork.errors import UserError
 from openwork.faithfulness import verify
+from openwork.files import read_json, write_atomically
 from openwork.model import ModelConfig, Transformer
 from openwork.models import CIRCUITS, load_model
 from openwork.progress import corpus_progress, pruning_progress, training_progress

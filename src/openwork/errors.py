@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The errors that a user can mend."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message and ends with status 2; as a library it is an ordinary ``ValueError``.
     """
+
+
+class Interrupted(UserError):
+    """The run was asked to stop, has saved its state, and can be taken up again."""

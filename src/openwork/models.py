@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import FORMAT_VERSION, load_tensors, read_json, save_tensors, write_atomically
+from openwork.artifacts import FORMAT_VERSION, load_tensors, save_tensors
 from openwork.config import from_dict
 from openwork.corpus import Corpus, Tokenizer
 from openwork.errors import UserError
+from openwork.files import read_json, write_atomically
 from openwork.model import ModelConfig, Transformer, ablated_sites, check_memory
 from openwork.sparsity import use_sparse_layers
 

@@ -14,10 +14,9 @@ import torch
 from tests.training.killed_run import config
 
 from openwork.corpus import Corpus, build_corpus
-from openwork.errors import UserError
+from openwork.errors import Interrupted, UserError
 from openwork.models import load_model
 from openwork.training import read_metrics, train
-from openwork.training.loop import Interrupted
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from openwork.bench.plain import plain_stepper
 from openwork.bench.timing import interleave, peak, times
-from openwork.kernels import keep_freed_memory
+from openwork.memory import keep_freed_memory
 from openwork.model import ModelConfig, Transformer
 from openwork.sparsity import SparsityConfig
 from openwork.training import TrainConfig

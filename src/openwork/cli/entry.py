@@ -14,8 +14,8 @@ import typer
 from openwork.cli.bench import bench
 from openwork.cli.exchange import export, import_
 from openwork.cli.stages import app
-from openwork.errors import UserError
-from openwork.kernels import keep_freed_memory
+from openwork.errors import Interrupted, UserError
+from openwork.memory import keep_freed_memory
 
 app.add_typer(bench, name="bench")
 app.add_typer(import_, name="import")
@@ -54,8 +54,6 @@ def main() -> None:
         status = app(sys.argv[1:] or ["--help"], prog_name="openwork", standalone_mode=False) or 0
         sys.stdout.flush()
     except UserError as error:
-        from openwork.training.loop import Interrupted
-
         _end(str(error), 130 if isinstance(error, Interrupted) else 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who read our output has gone, so the rest of it goes nowhere

@@ -20,6 +20,7 @@ from openwork.cli.options import (
 )
 from openwork.cli.output import circuit_numbers, console, print_table, write_json
 from openwork.errors import UserError
+from openwork.files import read_json
 
 import_ = typer.Typer(help="Open models and circuits of others.")
 export = typer.Typer(help="Write models and circuits for other tools.")
@@ -99,8 +100,6 @@ def import_circuit(
 
 def _check_not_other(out: Path, own: str | None = None) -> None:
     """Refuse to import over another model: `out` may hold that of the hash `own`, or, unless it is known, any."""
-    from openwork.artifacts import read_json
-
     if (out / "config.json").is_file():
         found = read_json(out / "config.json", "model config")
         if found.get("kind") != "model" or (own is not None and found.get("hash") != own):

@@ -6,13 +6,16 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from openwork.artifacts import Card, write_atomically
+from openwork.files import write_atomically
+
+if TYPE_CHECKING:
+    from openwork.artifacts import Card
 
 WORST = 3
 """Templates that are printed of a check that said no."""

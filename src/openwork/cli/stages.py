@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from openwork.artifacts import Circuit, load_card, write_atomically
 from openwork.cli.options import (
     MOST_SEED,
     CircuitModel,
@@ -37,8 +36,10 @@ from openwork.cli.output import (
     write_json,
 )
 from openwork.errors import UserError
+from openwork.files import write_atomically
 
 if TYPE_CHECKING:
+    from openwork.artifacts import Circuit
     from openwork.model import Transformer
     from openwork.tasks import Task
 
@@ -263,18 +264,9 @@ def prune(
             compared += baselines(loaded, posed, seed=seed, config=replace(wanted, target=target), report=report)
     numbers = []
     for circuit in circuits:
-        path = files[circuit.target]
-        circuit.save(path)
+        circuit.save(files[circuit.target])
         numbers.append(circuit_numbers(circuit))
-        print_table(f"circuit {path}", {k: v for k, v in numbers[-1].items() if k != "tried"})
-        print_rows("searches", numbers[-1]["tried"])
-        if not circuit.reached:
-            missed = f"target not reached: {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
-            console.print(missed, style="bold red")
-        if circuit.target >= COIN:
-            console.print(
-                f"a target of {circuit.target:g} nats asks for nothing: a coin has {COIN:.3f}", style="bold red"
-            )
+        _print_found(files[circuit.target], circuit, numbers[-1])
     if targets is not None:
         draw_curve(circuits, out.with_suffix(".png"))
         console.print(f"curve: {out.with_suffix('.png').resolve()}")
@@ -282,6 +274,17 @@ def prune(
         print_rows("without a search", compared)
     told = numbers[0] if targets is None else {"circuits": numbers}
     write_json(json_file, {**told, "baselines": compared} if compared else told)
+
+
+def _print_found(path: Path, circuit: Circuit, numbers: dict[str, Any]) -> None:
+    """What a search has found and written to `path`, and a word where that is less than it looks."""
+    print_table(f"circuit {path}", {k: v for k, v in numbers.items() if k != "tried"})
+    print_rows("searches", numbers["tried"])
+    if not circuit.reached:
+        missed = f"target not reached: {circuit.losses['circuit']:.3f} nats, the target is {circuit.target}"
+        console.print(missed, style="bold red")
+    if circuit.target >= COIN:
+        console.print(f"a target of {circuit.target:g} nats asks for nothing: a coin has {COIN:.3f}", style="bold red")
 
 
 def _task_of(circuit: Circuit, given: str | None, model: Transformer) -> Task:
@@ -338,6 +341,7 @@ def view(
     ] = None,
 ) -> None:
     """Write the page of a circuit: one HTML file that needs no network."""
+    from openwork.artifacts import load_card
     from openwork.corpus import open_corpus
     from openwork.viewer import picture, write_page
 

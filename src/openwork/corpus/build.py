@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from openwork.artifacts import only_run
 from openwork.corpus.encoding import Encoded, Feed, encode
 from openwork.corpus.mixture import Part, parse_mixture
 from openwork.corpus.shards import (
@@ -31,6 +30,7 @@ from openwork.corpus.shards import (
 from openwork.corpus.sources import Skips, is_endless
 from openwork.corpus.tokenizer import Tokenizer
 from openwork.errors import UserError
+from openwork.files import only_run
 
 D_VOCAB = 2048
 """Size of the vocabulary that is trained where none is asked for."""

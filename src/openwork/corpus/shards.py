@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openwork.artifacts import FORMAT_VERSION, read_json, sha256_of, write_atomically
+from openwork.artifacts import FORMAT_VERSION
 from openwork.corpus.tokenizer import Tokenizer
 from openwork.errors import UserError
+from openwork.files import read_json, sha256_of, write_atomically
 
 Split = Literal["train", "validation"]
 SHARD_TOKENS = 1 << 26

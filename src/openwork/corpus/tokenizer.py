@@ -19,8 +19,8 @@ from typing import Any, cast
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from openwork.artifacts import read_bytes, sha256_of, write_atomically
 from openwork.errors import UserError
+from openwork.files import read_bytes, sha256_of, write_atomically
 
 END_OF_TEXT = "<|endoftext|>"
 LETTER = r"\p{L}\p{M}_"

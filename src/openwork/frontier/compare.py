@@ -15,9 +15,10 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from openwork import tasks
-from openwork.artifacts import Circuit, write_atomically
+from openwork.artifacts import Circuit
 from openwork.config import to_dict
 from openwork.errors import UserError
+from openwork.files import write_atomically
 from openwork.model import Transformer
 from openwork.pruning import PruneConfig, ablation_values, load_circuit, prune
 from openwork.pruning.problem import Report

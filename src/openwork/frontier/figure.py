@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openwork.artifacts import save_figure
+from openwork.files import save_figure
 from openwork.frontier.compare import SIDES, Comparison
 
 COLOURS = {"sparse": "#0b6e6e", "dense": "#b4552d"}

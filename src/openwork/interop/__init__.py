@@ -1,8 +1,9 @@
 """The ways in and out: released models and their circuits, Hugging Face, graphs and the names that others use.
 
-Whatever needs another library imports it when called, and says which extra to install where it is missing.
+Each of these is imported when it is first used. Whatever needs another library imports it when called, and says which
+extra to install where it is missing.
 """
 
-from openwork.interop import attribution, graphs, huggingface, openai, transformerlens
+import lazy_loader
 
-__all__ = ["attribution", "graphs", "huggingface", "openai", "transformerlens"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # what is in __init__.pyi

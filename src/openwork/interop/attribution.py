@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import Circuit, write_atomically
+from openwork.artifacts import Circuit
 from openwork.errors import UserError
+from openwork.files import write_atomically
 from openwork.interop.graphs import stream_edges
 from openwork.model import FINAL_SITE, Transformer, all_sites, parse_node
 from openwork.model.transformer import Norm

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from openwork.artifacts import read_json, write_atomically
+from openwork.files import read_json, write_atomically
 from openwork.model import Transformer
 from openwork.training.metrics import read_metrics
 

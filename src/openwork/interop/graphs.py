@@ -11,7 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from openwork.artifacts import Circuit, write_atomically
+from openwork.artifacts import Circuit
+from openwork.files import write_atomically
 from openwork.interop.extras import need
 from openwork.model import FINAL_SITE, NODE_SITES, parse_node
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from openwork.kernels import library
 from openwork.kernels.adam import adam_step_, adam_step_each_
-from openwork.kernels.library import keep_freed_memory
 from openwork.kernels.passes import cross_entropy, gelu, gelu_abs_topk, rms_norm, rms_norm_abs_topk
 from openwork.kernels.products import (
     Product,
@@ -37,7 +36,6 @@ __all__ = [
     "exact_linear",
     "gelu",
     "gelu_abs_topk",
-    "keep_freed_memory",
     "keep_topk_",
     "keep_topk_each_",
     "linear",

@@ -10,7 +10,6 @@ import ctypes
 import logging
 import math
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from torch._C import _len_torch_dispatch_stack
 from openwork.kernels import build
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as malloc.h numbers them
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "abs_topk": (None, [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _INT]),
@@ -87,18 +85,6 @@ def _fork() -> ctypes.c_void_p | None:
 
 library = load()
 _functions = {name: getattr(library, f"openwork_{name}") for name in _SIGNATURES} if library else {}
-
-
-def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for its next tensors.
-
-    By default glibc gives large blocks back to the system, which then hands every page out anew, cleared: up to a tenth
-    of a training step, and a fifth of a check. Where the C library has no such setting, nothing changes.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_MAX, 0)  # no block is asked of the system by itself, however large
-        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def usable(*tensors: Tensor) -> bool:

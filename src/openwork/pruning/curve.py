@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from openwork.artifacts import Circuit, save_figure
+from openwork.artifacts import Circuit
+from openwork.files import save_figure
 from openwork.model import Transformer
 from openwork.pruning.config import PruneConfig
 from openwork.pruning.problem import Report

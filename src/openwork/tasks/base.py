@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openwork.artifacts import sha256_of
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
+from openwork.files import sha256_of
 from openwork.tasks.lint import Encoded, Linter
 from openwork.tasks.sources import Source
 from openwork.tasks.templates import SPLITS, Split

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openwork.artifacts import read_bytes
 from openwork.corpus import Tokenizer
 from openwork.errors import UserError
+from openwork.files import read_bytes
 from openwork.tasks.base import Task
 from openwork.tasks.lint import Linter
 from openwork.tasks.sources import Written

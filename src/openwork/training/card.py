@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openwork.artifacts import write_atomically
 from openwork.corpus import Corpus
+from openwork.files import write_atomically
 from openwork.model import Transformer
 from openwork.training.metrics import read_metrics
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from openwork import kernels
-from openwork.artifacts import only_run
 from openwork.config import to_dict
 from openwork.corpus import Corpus
-from openwork.errors import UserError
-from openwork.kernels import keep_freed_memory
+from openwork.errors import Interrupted, UserError
+from openwork.files import only_run
+from openwork.memory import keep_freed_memory
 from openwork.model import ModelConfig, Transformer, all_sites, check_memory, mean_activations
 from openwork.models import check_corpus, save_model
 from openwork.sparsity import (
@@ -128,10 +128,6 @@ class TrainConfig:
     @property
     def n_steps(self) -> int:
         return math.ceil(self.tokens / self.tokens_per_step)
-
-
-class Interrupted(UserError):
-    """The run was asked to stop, has saved its state, and can be taken up again."""
 
 
 class Diverged(UserError):

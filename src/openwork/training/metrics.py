@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import read_bytes, save_figure, write_atomically
 from openwork.corpus import Corpus
 from openwork.errors import UserError
+from openwork.files import read_bytes, save_figure, write_atomically
 from openwork.kernels import cross_entropy
 from openwork.model import Transformer
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openwork.artifacts import Card, Circuit, write_atomically
+from openwork.artifacts import Card, Circuit
 from openwork.corpus import Corpus
+from openwork.files import write_atomically
 from openwork.model import Transformer
 from openwork.tasks import Task
 from openwork.viewer.gather import gather

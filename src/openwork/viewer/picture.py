@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from openwork.artifacts import write_atomically
 from openwork.errors import UserError
+from openwork.files import write_atomically
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = (

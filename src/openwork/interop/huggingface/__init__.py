@@ -11,6 +11,5 @@ from __future__ import annotations
 
 from openwork.interop.huggingface.export import check_new, export
 from openwork.interop.huggingface.gpt2 import load_gpt2
-from openwork.interop.huggingface.register import register_when_imported
 
-__all__ = ["check_new", "export", "load_gpt2", "register_when_imported"]
+__all__ = ["check_new", "export", "load_gpt2"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.artifacts import read_json
 from openwork.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from openwork.errors import UserError
+from openwork.files import read_json
 from openwork.interop.extras import need
 from openwork.model import ModelConfig, Transformer
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from openwork.artifacts import read_json
 from openwork.errors import UserError
+from openwork.files import read_json
 from openwork.model import NODE_SITES, ModelConfig
 from openwork.model.sites import width
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
-from openwork.artifacts import read_bytes, read_json
 from openwork.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from openwork.errors import UserError
+from openwork.files import read_bytes, read_json
 
 TOKENIZER_FILES = ("encoder.json", "vocab.bpe")
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
