@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = "_native.so"
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-falign-loops=64", "-Wall", "-Wextra"]
 X86_VARIANTS = {
     "generic": [],
     "avx2": ["-mavx2", "-mfma"],

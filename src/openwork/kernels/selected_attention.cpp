@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int BLOCK = LANES == 16 ? 8 : 4;  // vectors of queries: as many as the registers hold, scores and gradients
+constexpr int BLOCK = LANES >= 8 ? 8 : 4;  // vectors of queries: as many as the registers hold of scores
 constexpr int64_t WIDTH = BLOCK * LANES;
 constexpr int64_t GROUP = 128;  // channels of the heads that are one part of the work, at most
 constexpr int64_t AHEAD = 8;    // rows that are fetched before they are read: no processor sees which come next
@@ -235,7 +235,7 @@ struct Step {
 };
 #define ROW_4(f, later) f<1, later>, f<2, later>, f<3, later>, f<4, later>
 #define ROW_8(f, later) ROW_4(f, later), f<5, later>, f<6, later>, f<7, later>, f<8, later>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #define STEP(f) {{{ROW_8(f, false)}, {ROW_8(f, true)}}}
 #else
 #define STEP(f) {{{ROW_4(f, false)}, {ROW_4(f, true)}}}

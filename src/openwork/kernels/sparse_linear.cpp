@@ -29,9 +29,11 @@ inline void add_row(const Sparse &w, int64_t r, Vec *sums) {
     }
 }
 
-// y (tokens, rows) = bias plus the sum over n weights of each times its block; the last comes first.
+// y (tokens, rows) = bias plus the sum over n weights of each times its block; the last comes first. By itself it has
+// all registers.
 template <int WIDTH>
-inline void block_product(const Sparse *w, int64_t n, int64_t rows, const float *bias, int64_t tokens, float *y) {
+__attribute__((noinline)) void block_product(const Sparse *w, int64_t n, int64_t rows, const float *bias,
+                                             int64_t tokens, float *y) {
     constexpr int N = WIDTH / LANES;
     alignas(64) float out[LANES * WIDTH];
     for (int64_t r = 0; r < rows; r += LANES) {
@@ -152,14 +154,12 @@ struct Gradient {
     int64_t stride() const { return starts[d_out] + d_out; }
 };
 
-// `transposed` has the weights by columns, `width` is the sum of their d_out.
+// `transposed` has the weights by columns, `width` is the sum of their d_out; whether any has `gradients`: `learns`.
 template <int WIDTH>
 int backward(const float *x, const Gradient *wanted, const Sparse *transposed, int64_t n, float *dx, int64_t tokens,
-             int64_t d_in, int64_t width, int64_t parts, int threads) {
+             int64_t d_in, int64_t width, bool learns, int64_t parts, int threads) {
     int failed = 0;
     const int64_t blocks = (tokens + WIDTH - 1) / WIDTH;
-    bool learns = false;
-    for (int64_t i = 0; i < n; i++) learns |= wanted[i].gradients != nullptr;
     parallel(parts, threads, [&](int64_t part) {
         Scratch lanes((d_in + width) * WIDTH), memory(n * int64_t(sizeof(Sparse) / sizeof(float)));
         if (!lanes.data || !memory.data) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
@@ -190,9 +190,11 @@ int backward(const float *x, const Gradient *wanted, const Sparse *transposed, i
     return failed;
 }
 
-// The most tokens in a block whose lanes fit into the cache that a core has to itself. (Not on the way back: there more
-// tokens pay even where they do not fit.)
+// The most tokens in a block whose lanes fit into the cache that a core has to itself.
 constexpr int64_t CACHE = 1 << 18;  // floats: 1 MiB
+
+// Tokens in a block where weights learn, as many as the registers hold sums of: more pay there even if they do not fit.
+constexpr int MANY = LANES == 4 ? 16 : 64;
 
 }  // namespace
 
@@ -213,7 +215,11 @@ extern "C" int FUNCTION(sparse_linear_backward)(const float *x, const void *grad
                                                 int64_t tokens, int64_t d_in, int64_t parts, int threads) {
     const Gradient *wanted = static_cast<const Gradient *>(gradients);
     int64_t width = 0, nonzeros = 1;
-    for (int64_t i = 0; i < n; i++) width += wanted[i].d_out, nonzeros += wanted[i].t_starts[d_in];
+    bool learns = false;
+    for (int64_t i = 0; i < n; i++) {
+        width += wanted[i].d_out, nonzeros += wanted[i].t_starts[d_in];
+        learns |= wanted[i].gradients != nullptr;
+    }
     Scratch values(nonzeros), memory(n * int64_t(sizeof(Sparse) / sizeof(float)));
     if (!values.data || !memory.data) return 1;
     Sparse *transposed = reinterpret_cast<Sparse *>(memory.data);
@@ -223,8 +229,8 @@ extern "C" int FUNCTION(sparse_linear_backward)(const float *x, const void *grad
         transposed[i] = {g.t_starts, g.t_rows, t_values, nullptr};
         for (int32_t k = 0; k < g.t_starts[d_in]; k++) *t_values++ = g.values[g.order[k]];
     }
-    const auto run = tokens > 2 * LANES * threads ? backward<4 * LANES> : backward<2 * LANES>;
-    if (run(x, wanted, transposed, n, dx, tokens, d_in, width, parts, threads)) return 1;
+    const auto run = tokens <= MANY / 2 * threads ? backward<2 * LANES> : learns ? backward<MANY> : backward<4 * LANES>;
+    if (run(x, wanted, transposed, n, dx, tokens, d_in, width, learns, parts, threads)) return 1;
     for (int64_t i = 0; i < n; i++) {
         const int64_t stride = wanted[i].stride();
         float *gradient = wanted[i].gradients;

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -55,6 +55,28 @@ constexpr int32_t MAGNITUDE = 0x7fffffff;  // all bits of a float but its sign
 // a or, where the lane of `mask` is 0, b.
 [[maybe_unused]] inline Vec choose(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For each set of lanes, a bit each: in byte i of `together` the place of the i-th of the set, in byte i of `apart` how
+// many of the set come before lane i.
+struct Places {
+    uint64_t together[1 << LANES] = {}, apart[1 << LANES] = {};
+    constexpr Places() {
+        for (uint64_t set = 0; set < 1 << LANES; set++)
+            for (uint64_t i = 0, n = 0; i < LANES; n += set >> i++ & 1) {
+                apart[set] |= n << 8 * i;
+                if (set >> i & 1) together[set] |= i << 8 * n;
+            }
+    }
+};
+constexpr Places PLACES;
+
+// Lane i is that of v whose number is in byte i of `places`.
+inline __m256i lanes_at(__m256i v, const uint64_t &places) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(&places));
+    return _mm256_permutevar8x32_epi32(v, _mm256_cvtepu8_epi32(bytes));
+}
+#endif
+
 // Writes the lanes where `mask` is -1 (it is 0 elsewhere) one after the other, and returns how many; what follows them,
 // up to LANES in all, is overwritten.
 [[maybe_unused]] inline int64_t put_chosen(int32_t *to, IntVec mask, IntVec v) {
@@ -62,6 +84,10 @@ constexpr int32_t MAGNITUDE = 0x7fffffff;  // all bits of a float but its sign
     const __mmask16 bits = _mm512_movepi32_mask(__m512i(mask));
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(bits, __m512i(v)));
     return __builtin_popcount(bits);
+#elif defined(__AVX2__)
+    const int bits = _mm256_movemask_ps(__m256(mask));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), lanes_at(__m256i(v), PLACES.together[bits]));
+    return __builtin_popcount(unsigned(bits));
 #else
     int64_t n = 0;
     for (int i = 0; i < LANES; i++) to[n] = v[i], n -= mask[i];
@@ -76,6 +102,11 @@ constexpr int32_t MAGNITUDE = 0x7fffffff;  // all bits of a float but its sign
     const __mmask16 bits = _mm512_movepi32_mask(__m512i(mask));
     n = __builtin_popcount(bits);
     return Vec(_mm512_maskz_expand_ps(bits, _mm512_loadu_ps(from)));
+#elif defined(__AVX2__)
+    const int bits = _mm256_movemask_ps(__m256(mask));
+    n = __builtin_popcount(unsigned(bits));
+    const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    return Vec(_mm256_and_si256(lanes_at(numbers, PLACES.apart[bits]), __m256i(mask)));
 #else
     int32_t chosen[LANES], numbers[LANES];
     std::memcpy(chosen, &mask, sizeof mask);
