@@ -232,8 +232,8 @@ class Circuit:
         save_tensors(path, tensors, header, "circuit")
 
 
-def load_circuit(path: str | Path, model: Runs) -> Circuit:
-    """The circuit in `path`, ready to run on `model`.
+def read_circuit(path: str | Path, model: Runs) -> Circuit:
+    """The circuit in `path`, on `model`; what it says of that is believed (`openwork.load_circuit` believes nothing).
 
     Raises:
         UserError: the file is damaged, or the circuit belongs to another model (both hashes are named).

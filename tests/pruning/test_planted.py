@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.pruning.planted import EDGES, NODES, PlantedTask, planted_edges, planted_model
 
-from openwork.artifacts import load_circuit, load_tensors
+from openwork.artifacts import load_tensors, read_circuit
 from openwork.errors import UserError
 from openwork.model import node_sites
 from openwork.pruning import PruneConfig, baselines, count_possible_edges, prune, prune_to_targets, search
@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_circuit(model, circuit, tmp_path):
 
 def test_a_circuit_comes_back_and_states_its_loss_again(model, circuit, tmp_path):
     circuit.save(tmp_path / "c")
-    loaded = load_circuit(tmp_path / "c", model)
+    loaded = read_circuit(tmp_path / "c", model)
     assert loaded.nodes == circuit.nodes and loaded.edges == circuit.edges
     assert abs(loaded.loss(PlantedTask()) - circuit.losses["circuit"]) < 1e-6
 
@@ -163,14 +163,14 @@ def test_another_model_or_task_is_refused_and_both_are_named(model, circuit, tmp
     with torch.no_grad():
         other.unembed.bias += 1e-3
     with pytest.raises(UserError) as caught:
-        load_circuit(tmp_path / "c", other)
+        read_circuit(tmp_path / "c", other)
     assert model.hash[:12] in str(caught.value) and other.hash[:12] in str(caught.value)
 
     class Other(PlantedTask):
         name, hash = "other", "f" * 64
 
     with pytest.raises(UserError, match="of task planted .* not of other"):
-        load_circuit(tmp_path / "c", model).loss(Other())
+        read_circuit(tmp_path / "c", model).loss(Other())
 
 
 def test_a_task_that_the_model_cannot_do_is_not_passed_off_as_a_circuit():

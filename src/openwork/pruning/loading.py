@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 import torch
 
-from openwork import artifacts
-from openwork.artifacts import Ablation, Circuit
+from openwork.artifacts import Ablation, Circuit, read_circuit
 from openwork.errors import UserError
 from openwork.model import FINAL_SITE, Transformer, ablated_sites, circuit_sites, node_name
 from openwork.pruning.edges import edges_between
@@ -25,7 +24,7 @@ def load_circuit(path: str | Path, model: Transformer) -> Circuit:
     """
     circuit: Circuit | None = None
     try:
-        circuit = artifacts.load_circuit(path, model)
+        circuit = read_circuit(path, model)
         fault = _fault(circuit, model)
     except UserError:
         raise
