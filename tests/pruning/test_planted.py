@@ -246,7 +246,7 @@ def test_the_circuit_of_a_stricter_target_serves_where_a_looser_one_finds_a_larg
         return replace(found, target=config.target, losses={"circuit": 0.05}, tried=({"target": config.target},))
 
     monkeypatch.setattr("openwork.pruning.curve.prune", larger_for_looser)
-    circuits = prune_to_targets(model, PlantedTask(), [0.1, 0.3], config=QUICK)
+    circuits = prune_to_targets(model, PlantedTask(), [0.3, 0.1, 0.3], config=QUICK)
     assert [(circuit.target, circuit.edges) for circuit in circuits] == [(0.1, fewer.edges), (0.3, fewer.edges)]
     assert [circuit.tried[0]["target"] for circuit in circuits] == [0.1, 0.1]  # the search that found it
 

@@ -25,12 +25,12 @@ def prune_to_targets(
     config: PruneConfig | None = None,
     report: Report = lambda line: None,
 ) -> list[Circuit]:
-    """The smallest circuit found for each of `targets` in nats, the lowest first (see `openwork.prune`).
+    """The smallest circuit found for each of `targets` in nats, each once, the lowest first (see `openwork.prune`).
 
     A circuit that reaches a target reaches the higher ones too, so none is larger than one for a lower target.
     """
     found: list[Circuit] = []
-    every = [replace(config or PruneConfig(), target=target) for target in sorted(targets)]  # bad ones end here
+    every = [replace(config or PruneConfig(), target=target) for target in sorted(set(targets))]  # bad ones end here
     for wanted in every:
         circuit = prune(model, task, seed=seed, seeds=seeds, config=wanted, report=report)
         before = [replace(found[-1], target=wanted.target)] if found else []
